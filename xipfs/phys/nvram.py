@@ -1,0 +1,124 @@
+"""NvramDevice: one image file as a byte-addressable device. All its bytes are reached through here.
+
+Two ways to read, because touching a mapping of a file that has shrunk is SIGBUS, which would kill
+the process:
+
+    load, load_into   copies by preadv(2): never a signal; a file cut short is DeviceError
+    view              the mapped bytes themselves, for a system call to read (writev(2) answers
+                      EFAULT where a touch of ours would be SIGBUS); never touched in Python
+
+One writer or many readers hold the image at a time, by flock(2).
+"""
+
+import fcntl
+import mmap
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xipfs.errors import DeviceError, FormatError, ImageBusyError
+from xipfs.units import PAGE_SIZE
+
+__all__ = ["IOV_MAX", "NvramDevice"]
+
+IOV_MAX = 1024
+"""Most buffers that one preadv or writev takes (UIO_MAXIOV of Linux)."""
+
+
+class NvramDevice:
+    """The image at *path*, open and locked; `close` gives both back.
+
+    size_bytes: of the file when it was opened; a later change of the file does not change it.
+    """
+
+    __slots__ = ("_bytes", "_fd", "_mmap", "path", "size_bytes")
+
+    def __init__(self, path: Path, fd: int, size_bytes: int) -> None:
+        self.path = path
+        self.size_bytes = size_bytes
+        self._fd = fd
+        self._mmap = mmap.mmap(fd, size_bytes, access=mmap.ACCESS_READ)
+        self._bytes = np.frombuffer(self._mmap, np.uint8).data
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "NvramDevice":
+        """Open an image for reading.
+
+        Raises: DeviceError when it cannot be opened or is no regular file; FormatError when it is
+        empty; ImageBusyError when a writer holds it.
+        """
+        path = Path(path)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as exc:
+            raise DeviceError(f"{path}: {exc.strerror}") from exc
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise DeviceError(f"{path}: not a regular file: an image is one")
+            if status.st_size < PAGE_SIZE:
+                raise FormatError(
+                    f"{path}: no xipfs image: {status.st_size} bytes, less than one page"
+                )
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ImageBusyError(
+                    f"{path}: in use by a writer: unmount it or wait until mkfs is done"
+                ) from None
+            return cls(path, fd, status.st_size)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def load(self, offset: int, size_bytes: int) -> bytes:
+        """Return a copy of [offset, offset + size_bytes).
+
+        Raises: DeviceError when the bytes are not all there.
+        """
+        try:
+            data = os.pread(self._fd, size_bytes, offset)
+        except OSError as exc:
+            raise DeviceError(f"{self.path}: {exc.strerror} at byte {offset:#x}") from exc
+        if len(data) != size_bytes:
+            self._raise_cut_short(offset + len(data))
+        return data
+
+    def load_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Fill *buffers* (at most IOV_MAX) in turn with the bytes from *offset* on.
+
+        Raises: DeviceError when the bytes are not all there; the buffers' contents are then void.
+        """
+        wanted = sum(len(buffer) for buffer in buffers)
+        try:
+            found = os.preadv(self._fd, buffers, offset)
+        except OSError as exc:
+            raise DeviceError(f"{self.path}: {exc.strerror} at byte {offset:#x}") from exc
+        if found != wanted:
+            self._raise_cut_short(offset + found)
+
+    def view(self, offset: int, size_bytes: int) -> memoryview:
+        """Return the mapped bytes [offset, offset + size_bytes), read-only, valid until `close`."""
+        return self._bytes[offset : offset + size_bytes]
+
+    @property
+    def bytes(self) -> NDArray[np.uint8]:
+        """The whole region as an array: dtype uint8, shape (size_bytes,); a read-only view."""
+        return np.frombuffer(self._mmap, np.uint8)
+
+    def close(self) -> None:
+        """Give the lock and the mapping back. Raises: BufferError while somebody holds a view."""
+        self._bytes.release()
+        self._mmap.close()
+        os.close(self._fd)
+
+    def _raise_cut_short(self, offset: int) -> NoReturn:
+        raise DeviceError(
+            f"{self.path}: cut short: no byte at {offset:#x}, "
+            f"the image had {self.size_bytes:#x} when it was opened"
+        )

@@ -1,0 +1,101 @@
+"""PhysMem: the physical address space, RAM from pfn 0 on and NVRAM from NVRAM_PFN_START on.
+
+         0                nr_ram_frames            NVRAM_PFN_START          + nr_nvram_frames
+    pfn  |  RAM frames    |      (nothing)         |  the image, page by page  |
+
+Contents leave in two ways: `view` for one run of bytes, without a copy; `gather` for several, into
+one buffer, safe against an image cut short.
+"""
+
+import mmap
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xipfs.errors import bug_on
+from xipfs.phys.nvram import IOV_MAX, NvramDevice
+from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, Paddr, Pfn
+
+__all__ = ["PhysMem", "Run"]
+
+Run: TypeAlias = tuple[Paddr, int]
+"""(first byte, size in bytes) of some contiguous physical memory."""
+
+_NVRAM_PADDR_START = NVRAM_PFN_START << PAGE_SHIFT
+
+
+class PhysMem:
+    """RAM of *nr_ram_frames* frames, zeroed, and one NVRAM device.
+
+    The host gives RAM frames memory when they are first touched.
+    """
+
+    __slots__ = ("_ram", "_ram_mmap", "nr_nvram_frames", "nr_ram_frames", "nvram")
+
+    def __init__(self, nvram: NvramDevice, *, nr_ram_frames: int) -> None:
+        self.nvram = nvram
+        self.nr_nvram_frames = nvram.size_bytes >> PAGE_SHIFT
+        self.nr_ram_frames = nr_ram_frames
+        self._ram_mmap = mmap.mmap(-1, max(nr_ram_frames, 1) << PAGE_SHIFT)
+        self._ram = np.frombuffer(self._ram_mmap, np.uint8).data
+
+    def view(self, paddr: Paddr, size_bytes: int) -> memoryview:
+        """Return the bytes at *paddr*, no copy: valid until their frame is given another content.
+
+        A view on NVRAM is read-only and is for system calls only (see `phys.nvram`).
+        """
+        if paddr >= _NVRAM_PADDR_START:
+            return self.nvram.view(paddr - _NVRAM_PADDR_START, size_bytes)
+        return self._ram[paddr : paddr + size_bytes]
+
+    def frame(self, pfn: Pfn) -> memoryview:
+        """Return the bytes of RAM frame *pfn*, writable, shape (PAGE_SIZE,)."""
+        bug_on(not 0 <= pfn < self.nr_ram_frames, "not a RAM frame", pfn=pfn)
+        return self._ram[pfn << PAGE_SHIFT : (pfn + 1) << PAGE_SHIFT]
+
+    def gather(self, runs: list[Run]) -> bytearray:
+        """Return a copy of all *runs*, one behind the other. Raises: DeviceError."""
+        buffer = bytearray(sum(size_bytes for _, size_bytes in runs))
+        target = memoryview(buffer)
+        start = 0
+        for paddr, size_bytes in runs:
+            part = target[start : start + size_bytes]
+            if paddr >= _NVRAM_PADDR_START:
+                self.nvram.load_into(paddr - _NVRAM_PADDR_START, [part])
+            else:
+                part[:] = self._ram[paddr : paddr + size_bytes]
+            start += size_bytes
+        return buffer
+
+    def copy_to_frames(self, pfn: Pfn, frames: list[Pfn]) -> None:
+        """Copy the NVRAM frames from *pfn* on into RAM *frames*, in order. Raises: DeviceError."""
+        offset = (pfn - NVRAM_PFN_START) << PAGE_SHIFT
+        for start in range(0, len(frames), IOV_MAX):
+            part = frames[start : start + IOV_MAX]
+            self.nvram.load_into(
+                offset + (start << PAGE_SHIFT), [self.frame(frame) for frame in part]
+            )
+
+    @staticmethod
+    def runs(pfns: NDArray[np.int64], offset: int, size_bytes: int) -> list[Run]:
+        """Return *size_bytes* from byte *offset* of the first frame on, as contiguous runs.
+
+        pfns: int64, shape (nr_pages,), the frames of consecutive file pages, just enough of them.
+        """
+        breaks = np.flatnonzero(np.diff(pfns) != 1) + 1
+        starts = [0, *breaks.tolist()]
+        ends = [*starts[1:], len(pfns)]
+        runs: list[Run] = []
+        for start, end in zip(starts, ends, strict=True):
+            paddr = (int(pfns[start]) << PAGE_SHIFT) + offset
+            run_bytes = min(((end - start) << PAGE_SHIFT) - offset, size_bytes)
+            runs.append((Paddr(paddr), run_bytes))
+            size_bytes -= run_bytes
+            offset = 0
+        return runs
+
+    def close(self) -> None:
+        """Give the RAM back; the device stays open."""
+        self._ram.release()
+        self._ram_mmap.close()
