@@ -97,10 +97,19 @@ class DiskDirPage(NamedTuple):
     page: Buffer
 
     def name(self, slot: int) -> bytes:
-        """Return the name of leaf entry number *slot*, a copy."""
+        """Return the name of leaf entry number *slot*, a copy.
+
+        Raises: FormatError on a name that lies outside the page's names.
+        """
         entry = self.entries[slot]
-        offset = int(entry["name_offset"])
-        return bytes(self.page[offset : offset + int(entry["name_size_bytes"])])
+        start = int(entry["name_offset"])
+        end = start + int(entry["name_size_bytes"])
+        if not self.names_start <= start < end <= PAGE_SIZE:
+            raise FormatError(
+                f"directory {self.ino}: slot {slot} has its name at [{start}, {end}), "
+                f"names start at {self.names_start}"
+            )
+        return bytes(self.page[start:end])
 
 
 def name_key(name: bytes, hash_key: bytes) -> int:
@@ -119,9 +128,9 @@ def leaf_size_bytes(name_sizes_bytes: int, nr_entries: int) -> int:
 
 
 def decode_dir_page(page: Buffer, seed: int, where: str) -> DiskDirPage:
-    """Check one directory page: head, checksum, and that counts and names stay inside.
+    """Check one directory page: head, checksum, and that its entries stay inside.
 
-    Raises: FormatError.
+    Names are checked when they are read (`DiskDirPage.name`). Raises: FormatError.
     """
     ino, generation, level, nr_entries, names_start = DIR_PAGE.decode(page, seed, where)
     dtype = DIR_INDEX_DTYPE if level else DIR_SLOT_DTYPE
@@ -130,6 +139,8 @@ def decode_dir_page(page: Buffer, seed: int, where: str) -> DiskDirPage:
         raise FormatError(
             f"{where}: {nr_entries} entries end at byte {end}, names start at {names_start}"
         )
+    if level and not nr_entries:
+        raise FormatError(f"{where}: an index of nothing")
     entries = np.frombuffer(page, dtype, nr_entries, DIR_PAGE.size_bytes)
     return DiskDirPage(ino, generation, level, names_start, entries, page)
 

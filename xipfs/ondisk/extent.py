@@ -19,6 +19,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from xipfs.errors import FormatError
 from xipfs.ondisk.record import Buffer, RecordFormat, fields_dtype
 from xipfs.units import PAGE_SIZE
 
@@ -78,10 +79,11 @@ NR_NODE_EXTENTS = (PAGE_SIZE - EXTENT_NODE.size_bytes) // EXTENT_DTYPE.itemsize
 def decode_node(page: Buffer, seed: int, where: str) -> tuple[int, int, int, ExtentArray]:
     """Check one page of an extent tree; return (ino, generation, depth, entries), a view of *page*.
 
-    Raises: FormatError.
+    Raises: FormatError, also for more entries than a page holds.
     """
     ino, generation, depth, nr_entries = EXTENT_NODE.decode(page, seed, where)
-    nr_entries = min(nr_entries, NR_NODE_EXTENTS)
+    if EXTENT_NODE.size_bytes + nr_entries * EXTENT_DTYPE.itemsize > len(page):
+        raise FormatError(f"{where}: {nr_entries} extents, a node holds {NR_NODE_EXTENTS}")
     return (
         ino,
         generation,

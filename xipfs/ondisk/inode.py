@@ -121,7 +121,7 @@ class DiskInode(NamedTuple):
     @property
     def extents(self) -> ExtentArray:
         """The extents or index entries in the payload, a read-only view."""
-        return np.frombuffer(self.payload, EXTENT_DTYPE, min(self.nr_extents, NR_INLINE_EXTENTS))
+        return np.frombuffer(self.payload, EXTENT_DTYPE, self.nr_extents)
 
     def encode(self, seed: int) -> bytes:
         """Return the sealed record."""
@@ -131,9 +131,16 @@ class DiskInode(NamedTuple):
 def decode_inode(record: Buffer, seed: int, ino: Ino) -> DiskInode:
     """Check and decode the inode that must be number *ino*.
 
-    Raises: FormatError, also for a sound record of another inode (a misdirected write).
+    Raises: FormatError, also for a sound record of another inode (a misdirected write) and for
+    counts that the payload cannot hold.
     """
     inode = DiskInode(*INODE.decode(record, seed, f"inode {ino}"))
     if inode.ino != ino:
         raise FormatError(f"inode {ino}: its place holds inode {inode.ino}")
+    if inode.nr_extents > NR_INLINE_EXTENTS:
+        raise FormatError(f"inode {ino}: {inode.nr_extents} extents, at most {NR_INLINE_EXTENTS}")
+    if inode.flags & InodeFlags.INLINE and inode.size_bytes > PAYLOAD_SIZE_BYTES:
+        raise FormatError(
+            f"inode {ino}: {inode.size_bytes} bytes inline, at most {PAYLOAD_SIZE_BYTES}"
+        )
     return inode

@@ -1,11 +1,17 @@
 """The redo journal: a ring of transactions in its own pages, replayed before a dirty image is used.
 
-The first page of the area holds the header; the other pages are a ring of 8-byte aligned records.
+The first page of the area holds two headers, the other pages are a ring of 8-byte aligned records:
+
+    | header 0 | header 1 | - | DATA | bytes | DATA | bytes | COMMIT | DATA | ...
+
+A header is more than one atomic store, so a new one never goes over the newest: it takes the other
+place, and the sealed one of the higher sequence counts.
+
 A transaction is some DATA records and one COMMIT record, all with its sequence number. A DATA
 record carries the bytes to store at `target` (a byte offset of the image); the COMMIT record's
 `size_bytes` is 0 and its `target` the number of DATA records. Replay starts at `head` with
 `sequence`, and ends at the first record that is not sealed, or not of the sequence expected; a
-transaction without its COMMIT never happened.
+transaction without its COMMIT never happened. docs/FORMAT.md, "Journal", has all the rules.
 
 mkfs writes an empty journal; nothing writes transactions yet.
 """
@@ -13,11 +19,13 @@ mkfs writes an empty journal; nothing writes transactions yet.
 from enum import IntEnum
 from typing import NamedTuple
 
+from xipfs.errors import FormatError
 from xipfs.ondisk.record import Buffer, RecordFormat, fields_dtype
 
 __all__ = [
     "JOURNAL_HEADER",
     "JOURNAL_RECORD",
+    "NR_JOURNAL_HEADERS",
     "DiskJournalHeader",
     "JournalRecordKind",
     "decode_journal_header",
@@ -36,6 +44,8 @@ JOURNAL_HEADER = RecordFormat(
         ],
     ),
 )
+
+NR_JOURNAL_HEADERS = 2
 
 JOURNAL_RECORD = RecordFormat(
     "journal record",
@@ -72,6 +82,21 @@ class DiskJournalHeader(NamedTuple):
         return JOURNAL_HEADER.encode(seed, **self._asdict())
 
 
-def decode_journal_header(record: Buffer, seed: int) -> DiskJournalHeader:
-    """Check and decode the header. Raises: FormatError."""
-    return DiskJournalHeader(*JOURNAL_HEADER.decode(record, seed, "journal"))
+def decode_journal_header(page: Buffer, seed: int) -> DiskJournalHeader:
+    """Return the newest sealed header in the first page of the journal.
+
+    Raises: FormatError if there is none.
+    """
+    view = memoryview(page)
+    headers, damage = [], []
+    for number in range(NR_JOURNAL_HEADERS):
+        start = number * JOURNAL_HEADER.size_bytes
+        record = view[start : start + JOURNAL_HEADER.size_bytes]
+        try:
+            fields = JOURNAL_HEADER.decode(record, seed, f"journal header {number}")
+            headers.append(DiskJournalHeader(*fields))
+        except FormatError as exc:
+            damage.append(str(exc))
+    if not headers:
+        raise FormatError("; ".join(damage))
+    return max(headers)

@@ -84,8 +84,10 @@ class RecordFormat:
         """Check *buf* (a whole record or page) and return the head's values behind the checksum.
 
         where: what the caller looks at, for the message: "inode 12", "directory page 3 of inode 7".
-        Raises: FormatError on a wrong magic or checksum.
+        Raises: FormatError on a wrong magic or checksum, or a *buf* cut short.
         """
+        if len(buf) < self.size_bytes:
+            raise FormatError(f"{where}: {len(buf)} bytes, a {self.name} has {self.size_bytes}")
         values = np.frombuffer(buf, self.dtype, 1)[0].item()
         if values[0] != self.magic:
             raise FormatError(

@@ -13,6 +13,7 @@ from xipfs.ondisk.record import Buffer, RecordFormat, checksum_seed, fields_dtyp
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Block, Ino
 
 __all__ = [
+    "CHECKSUM_CRC32",
     "COMPAT_KNOWN",
     "FORMAT_VERSION",
     "INCOMPAT_KNOWN",

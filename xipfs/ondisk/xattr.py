@@ -45,7 +45,8 @@ XATTR_ENTRY_DTYPE = fields_dtype(8, [(0, "<u1", "name_size_bytes"), (4, "<u4", "
 def decode_xattrs(run: Buffer, seed: int, ino: int, generation: int) -> dict[bytes, bytes]:
     """Check one run (a whole number of pages) and return its attributes, sorted by name.
 
-    Raises: FormatError on damage, on a run of another inode, on entries that pass the end.
+    Raises: FormatError on damage, on a run of another inode, on entries that pass the end or stand
+    out of order.
     """
     where = f"attributes of inode {ino}"
     run_ino, run_generation, nr_entries, size_bytes = XATTR_RUN.decode(run, seed, where)
@@ -55,6 +56,7 @@ def decode_xattrs(run: Buffer, seed: int, ino: int, generation: int) -> dict[byt
         raise FormatError(f"{where}: {size_bytes} bytes in a run of {len(run)}")
     xattrs: dict[bytes, bytes] = {}
     offset = XATTR_RUN.size_bytes
+    previous = b""
     for _ in range(nr_entries):
         if offset + XATTR_ENTRY_DTYPE.itemsize > size_bytes:
             raise FormatError(f"{where}: entry at byte {offset} passes the end {size_bytes}")
@@ -62,9 +64,13 @@ def decode_xattrs(run: Buffer, seed: int, ino: int, generation: int) -> dict[byt
         name_start = offset + XATTR_ENTRY_DTYPE.itemsize
         value_start = name_start + name_size
         end = value_start + value_size
-        if end > size_bytes or name_size == 0:
+        if end > size_bytes:
             raise FormatError(f"{where}: entry at byte {offset} passes the end {size_bytes}")
-        xattrs[bytes(run[name_start:value_start])] = bytes(run[value_start:end])
+        name = bytes(run[name_start:value_start])
+        if name <= previous:
+            raise FormatError(f"{where}: name {name!r} at byte {offset} follows {previous!r}")
+        xattrs[name] = bytes(run[value_start:end])
+        previous = name
         offset = _align8(end)
     return xattrs
 
