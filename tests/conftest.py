@@ -1,0 +1,115 @@
+"""What holds for every test: the order, the `fuse` marker, and no warning that nobody announced.
+
+- Tests run in the order of `FOLDERS`, so that what fails first is the lowest layer that is broken.
+- `@pytest.mark.fuse` is for tests that really mount. Where that is impossible they are skipped, or,
+  with `XIPFS_REQUIRE_FUSE=1` (CI), failed: a mount that was not tested is then no success.
+- A WARNING or worse from a `xipfs` logger fails the test, unless the test said so beforehand:
+  `expected_logs("budget of 0 pages")`. What was announced must then come.
+"""
+
+import functools
+import importlib.util
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+FOLDERS = ["tidy", "unit", "conformance", "model", "fs", "fuzz", "cli", "mount", "programs"]
+TESTS = Path(__file__).parent
+
+# Nothing that depends on the clock or on luck: `--long` tries more, and again the same each time.
+hypothesis.settings.register_profile(
+    "short",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile(
+    "long", hypothesis.settings.get_profile("short"), max_examples=2000
+)
+hypothesis.settings.load_profile("short")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort by layer, lowest first; within a layer the order stays."""
+
+    def layer(item: pytest.Item) -> int:
+        folder = item.path.relative_to(TESTS).parts[0]
+        if folder not in FOLDERS:
+            raise pytest.UsageError(f"tests/{folder} has no place in FOLDERS of tests/conftest.py")
+        return FOLDERS.index(folder)
+
+    items.sort(key=layer)
+
+
+@functools.cache
+def why_no_fuse() -> str | None:
+    """Return what keeps us from mounting, None if nothing does."""
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as exc:
+        return f"/dev/fuse cannot be opened: {exc.strerror}"
+    if shutil.which("fusermount3") is None:
+        return "fusermount3 is not installed (Debian package fuse3)"
+    if importlib.util.find_spec("pyfuse3") is None:
+        return "pyfuse3 is not installed (pip install xipfs[fuse])"
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip or fail a test that mounts where one cannot mount."""
+    if item.get_closest_marker("fuse") and (reason := why_no_fuse()):
+        if os.environ.get("XIPFS_REQUIRE_FUSE") == "1":
+            pytest.fail(f"XIPFS_REQUIRE_FUSE=1, but {reason}", pytrace=False)
+        pytest.skip(reason)
+
+
+class LogWatch(logging.Handler):
+    """Collects warnings, and the patterns that were announced for them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+        self.expected: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(f"{record.levelname} {record.name}: {record.getMessage()}")
+
+    def complaints(self) -> list[str]:
+        """Return one line for each message not announced and each announcement not kept."""
+
+        def found(pattern: str, message: str) -> bool:
+            return re.search(pattern, message) is not None
+
+        return [
+            f"not announced: {message}"
+            for message in self.messages
+            if not any(found(pattern, message) for pattern in self.expected)
+        ] + [
+            f"announced, but not logged: {pattern!r}"
+            for pattern in self.expected
+            if not any(found(pattern, message) for message in self.messages)
+        ]
+
+
+@pytest.fixture(autouse=True)
+def log_watch() -> Iterator[LogWatch]:
+    """Fail the test for a warning of xipfs that it did not announce by `expected_logs`."""
+    watch = LogWatch()
+    logger = logging.getLogger("xipfs")
+    logger.addHandler(watch)
+    yield watch
+    logger.removeHandler(watch)
+    if complaints := watch.complaints():
+        pytest.fail("\n".join(complaints), pytrace=False)
+
+
+@pytest.fixture
+def expected_logs(log_watch: LogWatch) -> Callable[[str], None]:
+    """Announce a warning by a regular expression found in `LEVEL logger: message`."""
+    return log_watch.expected.append
