@@ -1,1 +1,11 @@
-"""fs"""
+"""Names, inodes and extents in an image; what mm asks for by get_xip_mem.
+
+superblock  SuperBlock: an open image, its inodes in memory
+inode       Inode: one file in memory, read in place
+extent      ExtentMap: pgoff -> image page
+dentry      lookup and readdir in a directory's pages
+namei       from a path to an inode, for the commands that need no mount
+xip         get_xip_mem
+mkfs        a tree or a tar stream -> an image
+fsck        every invariant of an image, one function each
+"""

@@ -1,0 +1,165 @@
+"""Names in a directory: lookup and readdir over its pages, read in place and checked every time.
+
+A position of readdir is the key of an entry, which never changes (`ondisk.dentry`); entries
+"." and ".." come first, at positions below every key.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from xipfs.errors import FormatError, NameTooLongError, NoEntryError
+from xipfs.fs.extent import ExtentMap
+from xipfs.ondisk.dentry import (
+    KEY_MAX,
+    NAME_SIZE_BYTES_MAX,
+    SEQUENCE_BITS,
+    DiskDirPage,
+    decode_dir_page,
+    name_key,
+)
+from xipfs.ondisk.inode import DiskInode
+from xipfs.phys.nvram import NvramDevice
+from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino, Pgoff
+
+__all__ = ["DIR_LEVEL_MAX", "DirEntry", "DirReader"]
+
+DIR_LEVEL_MAX = 5
+"""254^5 leaves: more than inodes can be."""
+
+NR_CACHED_PAGES = 256
+"""Checked directory pages kept per image: 1 MiB."""
+
+_SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
+_POSITION_DOT, _POSITION_DOTDOT = 1, 2
+
+
+class DirEntry(NamedTuple):
+    """One name. position: pass it to `iter_entries` to go on behind this entry."""
+
+    name: bytes
+    ino: Ino
+    d_type: int
+    position: int
+
+
+class DirReader:
+    """Looks names up in any directory of one image. Keeps the pages last used, checked."""
+
+    __slots__ = ("_hash_key", "_nvram", "_pages", "_seed")
+
+    def __init__(self, nvram: NvramDevice, seed: int, hash_key: bytes) -> None:
+        self._nvram = nvram
+        self._seed = seed
+        self._hash_key = hash_key
+        self._pages: OrderedDict[int, DiskDirPage] = OrderedDict()
+
+    def lookup(self, directory: DiskInode, extents: ExtentMap, name: bytes) -> Ino:
+        """Return the inode number that *name* stands for.
+
+        Raises: NoEntryError; NameTooLongError; FormatError, DeviceError on a bad image.
+        """
+        if len(name) > NAME_SIZE_BYTES_MAX:
+            raise NameTooLongError(f"a name of {len(name)} bytes, {NAME_SIZE_BYTES_MAX} may be")
+        if name == b".":
+            return directory.ino
+        if name == b"..":
+            return directory.parent_ino
+        key = name_key(name, self._hash_key)
+        for leaf in self._leaves(directory, extents, key):
+            keys = leaf.entries["key"]
+            for slot in range(int(np.searchsorted(keys, key)), len(keys)):
+                if int(keys[slot]) > key | _SEQUENCE_MASK:
+                    raise NoEntryError(f"no {os.fsdecode(name)!r} in inode {directory.ino}")
+                if leaf.name(slot) == name:
+                    return Ino(int(leaf.entries["ino"][slot]))
+        raise NoEntryError(f"no {os.fsdecode(name)!r} in inode {directory.ino}")
+
+    def iter_entries(
+        self, directory: DiskInode, extents: ExtentMap, position: int = 0
+    ) -> Iterator[DirEntry]:
+        """Yield the entries behind *position*, 0 for all; "." and ".." first.
+
+        Raises: FormatError, DeviceError on a bad image.
+        """
+        dt_dir = 4
+        if position < _POSITION_DOT:
+            yield DirEntry(b".", directory.ino, dt_dir, _POSITION_DOT)
+        if position < _POSITION_DOTDOT:
+            yield DirEntry(b"..", directory.parent_ino, dt_dir, _POSITION_DOTDOT)
+        if position >= KEY_MAX:
+            return
+        for leaf in self._leaves(directory, extents, position + 1):
+            start = int(np.searchsorted(leaf.entries["key"], position, side="right"))
+            for slot, (key, ino, name_offset, name_size, d_type) in enumerate(
+                leaf.entries[start:].tolist(), start
+            ):
+                name = bytes(leaf.page[name_offset : name_offset + name_size])
+                if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
+                    raise FormatError(
+                        f"inode {directory.ino}: entry {slot} has the impossible name {name!r}"
+                    )
+                yield DirEntry(name, Ino(ino), d_type, key)
+
+    def _leaves(self, directory: DiskInode, extents: ExtentMap, key: int) -> Iterator[DiskDirPage]:
+        """Yield the leaf in which *key* is or would be, and all leaves behind it."""
+        root = self._page(directory, extents, Pgoff(0))
+        if root.level > DIR_LEVEL_MAX:
+            raise FormatError(f"inode {directory.ino}: a directory of {root.level} levels")
+        # (index page, next entry to go down): the way from the root to the current leaf.
+        way: list[tuple[DiskDirPage, int]] = []
+        page, first = root, True
+        while True:
+            while page.level:
+                if not len(page.entries):
+                    raise FormatError(f"inode {directory.ino}: an empty directory index")
+                i = 0
+                if first:
+                    i = max(int(np.searchsorted(page.entries["key"], key, side="right")) - 1, 0)
+                way.append((page, i + 1))
+                page = self._child(directory, extents, page, i)
+            first = False
+            yield page
+            while way and way[-1][1] >= len(way[-1][0].entries):
+                way.pop()
+            if not way:
+                return
+            parent, i = way.pop()
+            way.append((parent, i + 1))
+            page = self._child(directory, extents, parent, i)
+
+    def _child(
+        self, directory: DiskInode, extents: ExtentMap, parent: DiskDirPage, i: int
+    ) -> DiskDirPage:
+        pgoff = Pgoff(int(parent.entries["pgoff"][i]))
+        page = self._page(directory, extents, pgoff)
+        if page.level != parent.level - 1:
+            raise FormatError(
+                f"inode {directory.ino}: directory page {pgoff} has level {page.level}, "
+                f"its index has {parent.level}"
+            )
+        return page
+
+    def _page(self, directory: DiskInode, extents: ExtentMap, pgoff: Pgoff) -> DiskDirPage:
+        block = extents.find_block(pgoff)
+        where = f"directory page {pgoff} of inode {directory.ino}"
+        if block is None:
+            raise FormatError(f"{where}: a hole")
+        page = self._pages.get(block)
+        if page is None:
+            page = decode_dir_page(
+                self._nvram.load(block << PAGE_SHIFT, PAGE_SIZE), self._seed, where
+            )
+            self._pages[block] = page
+            if len(self._pages) > NR_CACHED_PAGES:
+                self._pages.popitem(last=False)
+        else:
+            self._pages.move_to_end(block)
+        if (page.ino, page.generation) != (directory.ino, directory.generation):
+            raise FormatError(
+                f"{where}: the page belongs to inode {page.ino}, generation {page.generation}"
+            )
+        return page

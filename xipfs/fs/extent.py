@@ -1,0 +1,188 @@
+"""ExtentMap: from a page of a file to a page of the image, by the inode's extents.
+
+Small files have all extents in the inode. For others the map keeps one leaf of the tree in memory,
+the one last used, and reads another when the page asked for lies outside of it.
+
+Invariants:
+    I1  Whatever is returned lies inside the image (checked when a leaf is taken in).
+    I2  An unwritten extent is a hole to its readers.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xipfs.errors import FormatError
+from xipfs.ondisk.extent import ExtentArray, ExtentFlags, decode_node
+from xipfs.ondisk.inode import DiskInode, InodeFlags
+from xipfs.phys.nvram import NvramDevice
+from xipfs.units import (
+    NVRAM_PFN_START,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PFN_NONE,
+    Block,
+    Pgoff,
+)
+
+__all__ = ["EXTENT_DEPTH_MAX", "ExtentMap", "iter_extents", "iter_nodes"]
+
+EXTENT_DEPTH_MAX = 4
+"""Enough for 5 * 169^4 extents, more than pages in the largest file."""
+
+_PGOFF_END = 1 << 62
+
+
+class ExtentMap:
+    """The extents of *inode*. nr_image_pages bounds what they may name."""
+
+    __slots__ = ("_blocks", "_end", "_ends", "_first", "_inode", "_nvram", "_seed", "_starts")
+
+    def __init__(self, nvram: NvramDevice, seed: int, inode: DiskInode) -> None:
+        self._nvram = nvram
+        self._seed = seed
+        self._inode = inode
+        self._first = self._end = 0  # the window of the leaf in memory: empty
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._blocks: list[int] = []
+
+    def find_block(self, pgoff: Pgoff) -> Block | None:
+        """Return the image page of file page *pgoff*, None for a hole. Raises: FormatError."""
+        if not self._first <= pgoff < self._end:
+            self._take_leaf(pgoff)
+        i = bisect_right(self._starts, pgoff) - 1
+        if i >= 0 and pgoff < self._ends[i]:
+            return Block(self._blocks[i] + pgoff - self._starts[i])
+        return None
+
+    def pfns(self, pgoff: Pgoff, nr_pages: int) -> NDArray[np.int64]:
+        """Return the NVRAM frames of nr_pages pages, int64, PFN_NONE for holes.
+
+        Raises: FormatError.
+        """
+        pfns = np.full(nr_pages, PFN_NONE, np.int64)
+        position, end = int(pgoff), pgoff + nr_pages
+        while position < end:
+            if not self._first <= position < self._end:
+                self._take_leaf(Pgoff(position))
+            window_end = min(end, self._end)
+            for i in range(max(bisect_right(self._starts, position) - 1, 0), len(self._starts)):
+                start = max(self._starts[i], position)
+                stop = min(self._ends[i], window_end)
+                if self._starts[i] >= window_end:
+                    break
+                if start < stop:
+                    pfn = NVRAM_PFN_START + self._blocks[i] + start - self._starts[i]
+                    pfns[start - pgoff : stop - pgoff] = np.arange(pfn, pfn + stop - start)
+            position = window_end
+        return pfns
+
+    def _take_leaf(self, pgoff: Pgoff) -> None:
+        """Read the leaf that covers *pgoff* into memory."""
+        entries, first, end = self._inode.extents, 0, _PGOFF_END
+        depth = self._inode.extent_depth
+        _check_depth(self._inode)
+        while depth:
+            i = max(int(np.searchsorted(entries["pgoff"], pgoff, side="right")) - 1, 0)
+            if not len(entries):
+                raise FormatError(f"inode {self._inode.ino}: an empty index of extents")
+            first = max(first, int(entries["pgoff"][i])) if i else first
+            if i + 1 < len(entries):
+                end = min(end, int(entries["pgoff"][i + 1]))
+            depth -= 1
+            entries = load_node(
+                self._nvram, self._seed, self._inode, Block(int(entries["block"][i])), depth
+            )
+        if not first <= pgoff < end:
+            raise FormatError(f"inode {self._inode.ino}: an index of extents is out of order")
+        _check_extents(self._inode, entries, self._nvram.size_bytes >> PAGE_SHIFT)
+        written = entries[(entries["flags"] & ExtentFlags.UNWRITTEN) == 0]
+        self._starts = written["pgoff"].tolist()
+        self._ends = (written["pgoff"] + written["nr_pages"]).tolist()
+        self._blocks = written["block"].tolist()
+        self._first, self._end = first, end
+
+
+def load_node(
+    nvram: NvramDevice, seed: int, inode: DiskInode, block: Block, depth: int
+) -> ExtentArray:
+    """Read one node of *inode*'s extent tree; return its entries, checked for owner and depth.
+
+    Raises: FormatError, DeviceError.
+    """
+    where = f"page {block}, extents of inode {inode.ino}"
+    if not 0 < block < nvram.size_bytes >> PAGE_SHIFT:
+        raise FormatError(f"{where}: outside of the image")
+    page = nvram.load(block << PAGE_SHIFT, PAGE_SIZE)
+    ino, generation, found_depth, entries = decode_node(page, seed, where)
+    if (ino, generation, found_depth) != (inode.ino, inode.generation, depth):
+        raise FormatError(
+            f"{where}: the node says inode {ino}, generation {generation}, depth {found_depth}; "
+            f"expected generation {inode.generation}, depth {depth}"
+        )
+    return entries
+
+
+def iter_nodes(
+    nvram: NvramDevice, seed: int, inode: DiskInode
+) -> Iterator[tuple[Block, int, ExtentArray]]:
+    """Yield (block, depth, entries) of every node of the tree, parents before their children.
+
+    Raises: FormatError, DeviceError.
+    """
+    _check_depth(inode)
+    if inode.flags & InodeFlags.INLINE or not inode.extent_depth:
+        return
+    waiting = [(Block(int(block)), inode.extent_depth - 1) for block in inode.extents["block"]]
+    waiting.reverse()
+    seen: set[Block] = set()
+    while waiting:
+        block, depth = waiting.pop()
+        if block in seen:
+            raise FormatError(f"inode {inode.ino}: extent node in page {block} is named twice")
+        seen.add(block)
+        entries = load_node(nvram, seed, inode, block, depth)
+        yield block, depth, entries
+        if depth:
+            waiting += [(Block(int(b)), depth - 1) for b in entries["block"][::-1]]
+
+
+def iter_extents(
+    nvram: NvramDevice, seed: int, inode: DiskInode
+) -> Iterator[tuple[Pgoff, Block, int, int]]:
+    """Yield (pgoff, block, nr_pages, flags) of every extent in file order.
+
+    Raises: FormatError, DeviceError.
+    """
+    if inode.flags & InodeFlags.INLINE:
+        return
+    leaves: Iterable[ExtentArray] = [inode.extents]
+    if inode.extent_depth:
+        leaves = (e for _, depth, e in iter_nodes(nvram, seed, inode) if depth == 0)
+    for entries in leaves:
+        _check_extents(inode, entries, nvram.size_bytes >> PAGE_SHIFT)
+        yield from entries.tolist()
+
+
+def _check_depth(inode: DiskInode) -> None:
+    if inode.extent_depth > EXTENT_DEPTH_MAX:
+        raise FormatError(
+            f"inode {inode.ino}: an extent tree of depth {inode.extent_depth}, "
+            f"at most {EXTENT_DEPTH_MAX} can be"
+        )
+
+
+def _check_extents(inode: DiskInode, entries: ExtentArray, nr_image_pages: int) -> None:
+    starts, ends = entries["pgoff"], entries["pgoff"] + entries["nr_pages"]
+    block_ends = entries["block"] + entries["nr_pages"]
+    bad = (starts < 0) | (entries["block"] <= 0) | (block_ends > nr_image_pages)
+    bad[1:] |= starts[1:] < ends[:-1]
+    if bad.any():
+        pgoff, block, nr_pages, _ = entries[int(np.argmax(bad))].item()
+        raise FormatError(
+            f"inode {inode.ino}: extent of {nr_pages} pages at file page {pgoff}, image page "
+            f"{block}: outside of the image's {nr_image_pages} pages, or out of order"
+        )

@@ -1,0 +1,54 @@
+"""Inode: one file in memory. Its record is read once, its extents and pages when they are needed.
+
+States: an inode is in the superblock's table while the front knows it (`nr_lookups` > 0, until
+FORGET) or while some of its pages are in RAM; `SuperBlock.drop_unused` takes it out after that.
+"""
+
+import stat
+
+from xipfs.fs.extent import ExtentMap
+from xipfs.mm.address_space import AddressSpace, AddressSpaceOperations
+from xipfs.ondisk.inode import DiskInode, InodeFlags
+from xipfs.phys.nvram import NvramDevice
+from xipfs.units import Ino
+
+__all__ = ["Inode"]
+
+
+class Inode:
+    """An inode and what hangs on it. disk: the record as it stands in the image.
+
+    nr_lookups: how many lookups the front has not forgotten yet.
+    """
+
+    __slots__ = ("disk", "extents", "mapping", "nr_lookups")
+
+    def __init__(
+        self, disk: DiskInode, nvram: NvramDevice, seed: int, a_ops: AddressSpaceOperations
+    ) -> None:
+        self.disk = disk
+        self.extents = ExtentMap(nvram, seed, disk)
+        self.mapping = AddressSpace(disk.ino, a_ops, i_size_bytes=disk.size_bytes, read_only=True)
+        self.nr_lookups = 0
+
+    @property
+    def ino(self) -> Ino:
+        """Its number, which FUSE knows it by too."""
+        return self.disk.ino
+
+    @property
+    def is_dir(self) -> bool:
+        """A directory?"""
+        return stat.S_ISDIR(self.disk.mode)
+
+    @property
+    def is_regular(self) -> bool:
+        """A regular file, the only kind with pages to map?"""
+        return stat.S_ISREG(self.disk.mode)
+
+    @property
+    def inline(self) -> bytes | None:
+        """The file's bytes if they stand in the inode itself."""
+        if self.disk.flags & InodeFlags.INLINE:
+            return self.disk.payload[: self.disk.size_bytes]
+        return None

@@ -1,0 +1,59 @@
+"""get_xip_mem: where a page of a file is, in RAM or in NVRAM. What mm asks of this filesystem.
+
+Source: fs/ext2/xip.c, Linux 2.6.28. Differs from Linux: a page may have moved to RAM, so the
+mapping's i_pages is looked at first.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xipfs.errors import NoDataError, ReadOnlyFsError
+from xipfs.fs.inode import Inode
+from xipfs.mm.address_space import AddressSpace
+from xipfs.units import NVRAM_PFN_START, PFN_NONE, Ino, Kaddr, Pfn, Pgoff, pfn_to_kaddr
+
+__all__ = ["XipOperations"]
+
+_PFN_NONE = Pfn(PFN_NONE)
+
+
+class XipOperations:
+    """AddressSpaceOperations over the inodes of one image.
+
+    get_inode: Ino -> Inode in memory; the inode of a mapping that is in use is always there.
+    """
+
+    __slots__ = ("_get_inode",)
+
+    def __init__(self, get_inode: Callable[[Ino], Inode]) -> None:
+        self._get_inode = get_inode
+
+    def get_xip_mem(
+        self, mapping: AddressSpace, pgoff: Pgoff, *, create: bool
+    ) -> tuple[Kaddr, Pfn]:
+        """See `mm.address_space.AddressSpaceOperations.get_xip_mem`."""
+        frame = mapping.i_pages.get(pgoff)
+        if frame is not None:
+            return pfn_to_kaddr(frame), _PFN_NONE
+        block = self._get_inode(Ino(mapping.id)).extents.find_block(pgoff)
+        if block is None:
+            if create:
+                raise ReadOnlyFsError(f"inode {mapping.id}: no page {pgoff}, mounted read-only")
+            raise NoDataError(f"inode {mapping.id}: no page {pgoff}")
+        pfn = Pfn(NVRAM_PFN_START + block)
+        return pfn_to_kaddr(pfn), pfn
+
+    def get_xip_pfns(self, mapping: AddressSpace, pgoff: Pgoff, nr_pages: int) -> NDArray[np.int64]:
+        """See `mm.address_space.AddressSpaceOperations.get_xip_pfns`."""
+        pfns = self._get_inode(Ino(mapping.id)).extents.pfns(pgoff, nr_pages)
+        i_pages = mapping.i_pages
+        if i_pages:
+            if len(i_pages) < nr_pages:
+                resident = [p for p in i_pages if pgoff <= p < pgoff + nr_pages]
+            else:
+                resident = [p for p in range(pgoff, pgoff + nr_pages) if p in i_pages]
+            for page in resident:
+                pfns[page - pgoff] = i_pages[page]
+        return pfns

@@ -1,0 +1,75 @@
+"""AddressSpace: the file side of mappings (struct address_space), one per inode.
+
+It knows which of its pages are in RAM (`i_pages`) and which vmas map it (`i_mmap`). The filesystem
+hands in an AddressSpaceOperations, the only call from mm up to fs.
+
+Invariants:
+    I1  i_pages is written by `mm.migrate` only.
+    I2  A frame in i_pages has one reference for being there.
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xipfs.units import Kaddr, Pfn, Pgoff, bytes_to_pages
+
+if TYPE_CHECKING:
+    from xipfs.mm.vma import Vma
+
+__all__ = ["AddressSpace", "AddressSpaceOperations"]
+
+
+class AddressSpaceOperations(Protocol):
+    """What a filesystem does for its mappings (struct address_space_operations)."""
+
+    def get_xip_mem(
+        self, mapping: "AddressSpace", pgoff: Pgoff, *, create: bool
+    ) -> tuple[Kaddr, Pfn]:
+        """Return where page *pgoff* is: (kaddr, pfn).
+
+        kaddr reaches its bytes. pfn is what to map if the page is memory without struct page; for
+        a page in RAM it is PFN_NONE, and the caller maps `virt_to_pfn(kaddr)`.
+
+        create: allocate a zeroed page where there is none.
+        Raises: NoDataError for a hole (the kernel's -ENODATA); another XipfsError if the
+                filesystem cannot tell.
+        Source: fs/ext2/xip.c ext2_get_xip_mem, Linux 2.6.28.
+        """
+        ...
+
+    def get_xip_pfns(
+        self, mapping: "AddressSpace", pgoff: Pgoff, nr_pages: int
+    ) -> NDArray[np.int64]:
+        """Return the frames of [pgoff, pgoff + nr_pages): `get_xip_mem(create=False)` on each.
+
+        Returns: int64, shape (nr_pages,), PFN_NONE for a hole; owned by the caller.
+        Raises: XipfsError if the filesystem cannot tell.
+        """
+        ...
+
+
+class AddressSpace:
+    """The pages of one file.
+
+    id: names the file in page ids (`policy.page_id`): its inode number.
+    i_pages: pgoff -> RAM frame, for the pages that are promoted.
+    """
+
+    __slots__ = ("a_ops", "i_mmap", "i_pages", "i_size_bytes", "id", "read_only")
+
+    def __init__(
+        self, ident: int, a_ops: AddressSpaceOperations, *, i_size_bytes: int, read_only: bool
+    ) -> None:
+        self.id = ident
+        self.a_ops = a_ops
+        self.i_size_bytes = i_size_bytes
+        self.read_only = read_only
+        self.i_pages: dict[int, Pfn] = {}
+        self.i_mmap: list[Vma] = []
+
+    @property
+    def nr_pages(self) -> int:
+        """Pages up to the end of the file, holes included."""
+        return bytes_to_pages(self.i_size_bytes)
