@@ -1,0 +1,161 @@
+"""Moving pages between the tiers: how, not which (that is a policy) nor when (the daemon).
+
+Both directions unmap by offset first, then copy, then switch, and let the next access fault:
+
+    promote   zap the ptes -> allocate a frame -> copy NVRAM into it -> i_pages[pgoff] = frame
+    demote    zap the ptes -> nobody else holds the frame? -> del i_pages[pgoff] -> free it
+
+NVRAM keeps its copy while a clean one is in RAM (a shadow), so demoting moves no byte. A frame
+leaves only when the reference of i_pages is the last one, which is looked at after the unmapping:
+whoever reached the frame by a pte before is seen in its refcount.
+
+Invariants:
+    I1  A page is in one frame or none; that frame's struct page names it (mapping, index).
+    I2  With the ptes gone, a frame of i_pages has refcount 1 unless somebody pins it.
+
+Source: mm/migrate.c and fs/dax.c dax_layout_busy_page_range ("unmap before checking").
+Differs from Linux: no migration entries; a fault between the steps cannot happen, since all of
+them are under the mount's lock.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xipfs.errors import XipfsError, bug_on
+from xipfs.mm.address_space import AddressSpace
+from xipfs.mm.machine import Machine
+from xipfs.mm.rmap import unmap_mapping_range
+from xipfs.units import PFN_NONE, Pfn, Pgoff
+
+__all__ = ["DemoteReason", "MigrateStatistics", "demote_pages", "promote_pages"]
+
+_NR_COPY_PAGES_MAX = 64
+"""Pages copied by one system call; bounds how long one step takes."""
+
+
+class DemoteReason(Enum):
+    """Why pages go back to NVRAM: the counter that they are added to."""
+
+    KSWAPD = "pgdemote_kswapd"
+    DIRECT = "pgdemote_direct"
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateStatistics:
+    """What became of a request, in pages.
+
+    nr_resident: were where they should go. nr_failed: holes, no free frame, unreadable, busy.
+    """
+
+    nr_migrated: int = 0
+    nr_resident: int = 0
+    nr_failed: int = 0
+
+    def __add__(self, other: "MigrateStatistics") -> "MigrateStatistics":
+        return MigrateStatistics(
+            self.nr_migrated + other.nr_migrated,
+            self.nr_resident + other.nr_resident,
+            self.nr_failed + other.nr_failed,
+        )
+
+
+def promote_pages(
+    machine: Machine, mapping: AddressSpace, pgoffs: NDArray[np.int64]
+) -> MigrateStatistics:
+    """Copy file pages into RAM frames, as far as there are free ones.
+
+    pgoffs: int64, shape (nr_pages,), sorted, none twice.
+    Holes, pages past the end, and pages that cannot be read are counted as failed.
+    """
+    absent = [pgoff for pgoff in pgoffs.tolist() if pgoff not in mapping.i_pages]
+    nr_resident = len(pgoffs) - len(absent)
+    nr_migrated = 0
+    for run in _file_runs(absent):
+        for start, nr_pages, pfn in _nvram_runs(mapping, run):
+            nr_migrated += _promote_run(machine, mapping, start, nr_pages, pfn)
+    nr_failed = len(absent) - nr_migrated
+    vmstat = machine.vmstat
+    vmstat.pgpromote_success += nr_migrated
+    vmstat.pgmigrate_success += nr_migrated
+    vmstat.pgmigrate_fail += nr_failed
+    return MigrateStatistics(nr_migrated, nr_resident, nr_failed)
+
+
+def demote_pages(
+    machine: Machine, mapping: AddressSpace, pgoffs: Iterable[int], reason: DemoteReason
+) -> MigrateStatistics:
+    """Give the RAM frames of file pages back; pages that somebody holds stay."""
+    nr_migrated = nr_resident = nr_failed = 0
+    for pgoff in pgoffs:
+        pfn = mapping.i_pages.get(pgoff)
+        if pfn is None:
+            nr_resident += 1
+            continue
+        unmap_mapping_range(mapping, Pgoff(pgoff), 1)
+        bug_on(machine.mem_map.page_mapcount(pfn) != 0, "still mapped after unmap", pfn=pfn)
+        if machine.mem_map.page_count(pfn) != 1:
+            nr_failed += 1
+            continue
+        del mapping.i_pages[pgoff]
+        machine.mem_map.put_page(pfn)
+        nr_migrated += 1
+    vmstat = machine.vmstat
+    setattr(vmstat, reason.value, getattr(vmstat, reason.value) + nr_migrated)
+    vmstat.xip_shadow_hit += nr_migrated
+    vmstat.pgmigrate_success += nr_migrated
+    vmstat.pgmigrate_fail += nr_failed
+    return MigrateStatistics(nr_migrated, nr_resident, nr_failed)
+
+
+def _promote_run(
+    machine: Machine, mapping: AddressSpace, pgoff: Pgoff, nr_pages: int, pfn: Pfn
+) -> int:
+    """Promote pages that are consecutive in the file and in NVRAM; return how many moved."""
+    mem_map = machine.mem_map
+    frames: list[Pfn] = []
+    while len(frames) < nr_pages and (frame := mem_map.alloc_page()) is not None:
+        frames.append(frame)
+    if not frames:
+        return 0
+    unmap_mapping_range(mapping, pgoff, len(frames))
+    try:
+        machine.physmem.copy_to_frames(pfn, frames)
+    except XipfsError:
+        for frame in frames:
+            mem_map.put_page(frame)
+        return 0
+    mem_map.mapping[frames] = mapping.id
+    mem_map.index[frames] = np.arange(pgoff, pgoff + len(frames))
+    # The references of alloc_page become those of i_pages.
+    mapping.i_pages.update(zip(range(pgoff, pgoff + len(frames)), frames, strict=True))
+    return len(frames)
+
+
+def _file_runs(pgoffs: list[int]) -> Iterator[tuple[Pgoff, int]]:
+    """Cut sorted page offsets into (first, number) of consecutive ones, at most a copy long."""
+    start = 0
+    for i in range(1, len(pgoffs) + 1):
+        if i == len(pgoffs) or pgoffs[i] != pgoffs[i - 1] + 1 or i - start == _NR_COPY_PAGES_MAX:
+            yield Pgoff(pgoffs[start]), i - start
+            start = i
+
+
+def _nvram_runs(mapping: AddressSpace, run: tuple[Pgoff, int]) -> Iterator[tuple[Pgoff, int, Pfn]]:
+    """Cut a run of file pages into (pgoff, number, first pfn) of consecutive frames; drop holes."""
+    pgoff, nr_pages = run
+    nr_pages = min(nr_pages, mapping.nr_pages - pgoff)
+    if nr_pages <= 0:
+        return
+    try:
+        pfns = mapping.a_ops.get_xip_pfns(mapping, pgoff, nr_pages)
+    except XipfsError:
+        return
+    breaks = np.flatnonzero(np.diff(pfns) != 1) + 1
+    starts = [0, *breaks.tolist()]
+    for start, end in zip(starts, [*starts[1:], nr_pages], strict=True):
+        if pfns[start] != PFN_NONE:
+            yield Pgoff(pgoff + start), end - start, Pfn(int(pfns[start]))
