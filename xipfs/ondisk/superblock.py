@@ -25,8 +25,6 @@ __all__ = [
     "Compat",
     "DiskState",
     "DiskSuperblock",
-    "Incompat",
-    "RoCompat",
     "StateFlags",
     "decode_state",
     "decode_superblock",
@@ -46,17 +44,11 @@ class Compat(IntFlag):
     """Some inode has a POSIX ACL: a mount asks the kernel to enforce them."""
 
 
-class RoCompat(IntFlag):
-    """Features that an implementation must know to write; it may read without."""
-
-
-class Incompat(IntFlag):
-    """Features that an implementation must know to read."""
-
-
 COMPAT_KNOWN = Compat.ACL
-RO_COMPAT_KNOWN = RoCompat(0)
-INCOMPAT_KNOWN = Incompat(0)
+RO_COMPAT_KNOWN = 0
+"""Features that an implementation must know to write; it may read without. None so far."""
+INCOMPAT_KNOWN = 0
+"""Features that an implementation must know to read. None so far."""
 
 
 class StateFlags(IntFlag):
