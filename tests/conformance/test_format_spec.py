@@ -33,7 +33,7 @@ TITLE = re.compile(
 )
 RECORD_COLUMNS = ["offset", "bytes", "dtype", "field", "meaning", "valid values"]
 
-# How large each record is, once more and by hand: a layout changes in three places, not by accident.
+# How large each record is, once more and by hand: a layout changes in three places.
 SIZES_BYTES = {
     "SUPERBLOCK": 4096,
     "STATE": 256,
