@@ -100,9 +100,10 @@ def parse_size(text: str) -> int:
         digits = digits[:-1]
     try:
         size_bytes = float(digits) * (1 << shift) if "." in digits else int(digits) << shift
-    except ValueError:
+        whole = size_bytes == int(size_bytes)
+    except (ValueError, OverflowError):
         raise ValueError(f"not a size: {text!r} (use a number with K, M, G, T or P)") from None
-    if size_bytes < 0 or size_bytes != int(size_bytes):
+    if size_bytes < 0 or not whole:
         raise ValueError(f"not a whole, positive number of bytes: {text!r}")
     return int(size_bytes)
 

@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xipfs.errors import FormatError
+from xipfs.errors import FormatError, bug_on
 from xipfs.ondisk.record import Buffer, RecordFormat, fields_dtype
 from xipfs.units import PAGE_SIZE, Ino
 
@@ -152,6 +152,8 @@ def encode_dir_leaf(
 
     Bug: they do not fit one page (`leaf_size_bytes`).
     """
+    size_bytes = leaf_size_bytes(sum(len(name) for *_, name in slots), len(slots))
+    bug_on(size_bytes > PAGE_SIZE, "a leaf too full", ino=ino, size_bytes=size_bytes)
     page = bytearray(PAGE_SIZE)
     array = np.zeros(len(slots), DIR_SLOT_DTYPE)
     names_start = PAGE_SIZE
@@ -177,6 +179,7 @@ def encode_dir_index(
     seed: int, *, ino: int, generation: int, level: int, entries: list[tuple[int, int]]
 ) -> bytes:
     """Return the sealed page of one index. *entries*: (lowest key below, pgoff), sorted by key."""
+    bug_on(len(entries) > NR_INDEX_ENTRIES, "an index too full", ino=ino, nr_entries=len(entries))
     array = np.array(entries, DIR_INDEX_DTYPE)
     return _seal_dir_page(
         bytearray(PAGE_SIZE),

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xipfs.errors import FormatError
+from xipfs.errors import FormatError, bug_on
 from xipfs.ondisk.record import Buffer, RecordFormat, fields_dtype
 from xipfs.units import PAGE_SIZE
 
@@ -94,6 +94,7 @@ def decode_node(page: Buffer, seed: int, where: str) -> tuple[int, int, int, Ext
 
 def encode_node(seed: int, *, ino: int, generation: int, depth: int, entries: ExtentArray) -> bytes:
     """Return the sealed page of one node with at most NR_NODE_EXTENTS *entries*."""
+    bug_on(len(entries) > NR_NODE_EXTENTS, "too many extents", ino=ino, nr_entries=len(entries))
     head = EXTENT_NODE.encode(
         seed, ino=ino, generation=generation, depth=depth, nr_entries=len(entries)
     )

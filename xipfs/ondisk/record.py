@@ -102,9 +102,15 @@ class RecordFormat:
         return tuple(values[2:])
 
     def encode(self, seed: int, /, **fields: object) -> bytes:
-        """Return a sealed record; fields not named are zero."""
+        """Return a sealed record; fields not named are zero.
+
+        Bug: a value that does not fit its field.
+        """
         record = np.zeros(1, self.dtype)
         for name, value in fields.items():
+            # numpy would cut long bytes off in silence.
+            too_long = isinstance(value, bytes) and len(value) > self.dtype[name].itemsize
+            bug_on(too_long, f"{self.name}.{name} is too small", value=value)
             try:
                 record[name] = value
             except (OverflowError, ValueError) as exc:
