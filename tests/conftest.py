@@ -1,8 +1,9 @@
-"""What holds for every test: the order, the `fuse` marker, and no warning that nobody announced.
+"""What holds for every test: the order, the markers, and no warning that nobody announced.
 
 - Tests run in the order of `FOLDERS`, so that what fails first is the lowest layer that is broken.
 - `@pytest.mark.fuse` is for tests that really mount. Where that is impossible they are skipped, or,
   with `XIPFS_REQUIRE_FUSE=1` (CI), failed: a mount that was not tested is then no success.
+- `@pytest.mark.root` is for owners, device nodes and chroot: skipped for anybody but root.
 - A WARNING or worse from a `xipfs` logger fails the test, unless the test said so beforehand:
   `expected_logs("budget of 0 pages")`. What was announced must then come.
 """
@@ -62,7 +63,9 @@ def why_no_fuse() -> str | None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip or fail a test that mounts where one cannot mount."""
+    """Skip what only root can do, and skip or fail a mount where one cannot mount."""
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("only root may do this")
     if item.get_closest_marker("fuse") and (reason := why_no_fuse()):
         if os.environ.get("XIPFS_REQUIRE_FUSE") == "1":
             pytest.fail(f"XIPFS_REQUIRE_FUSE=1, but {reason}", pytrace=False)
