@@ -13,6 +13,7 @@ from xipfs.ondisk.record import Buffer, RecordFormat, fields_dtype
 from xipfs.units import PAGE_SIZE, bytes_to_pages
 
 __all__ = [
+    "NR_XATTR_PAGES_MAX",
     "XATTR_ENTRY_DTYPE",
     "XATTR_RUN",
     "XATTR_VALUE_SIZE_BYTES_MAX",
@@ -22,6 +23,8 @@ __all__ = [
 
 XATTR_VALUE_SIZE_BYTES_MAX = 65536
 """XATTR_SIZE_MAX of Linux."""
+NR_XATTR_PAGES_MAX = 256
+"""1 MiB: bounds what one damaged inode can make a reader read."""
 
 XATTR_RUN = RecordFormat(
     "attribute run",
