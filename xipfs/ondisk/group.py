@@ -10,7 +10,7 @@ import zlib
 from enum import IntFlag
 from typing import NamedTuple
 
-from xipfs.errors import bug_on
+from xipfs.errors import FormatError, bug_on
 from xipfs.ondisk.record import Buffer, RecordFormat, fields_dtype
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE
 
@@ -66,8 +66,14 @@ class DiskGroupDesc(NamedTuple):
 
 
 def decode_group_desc(record: Buffer, seed: int, group: int) -> DiskGroupDesc:
-    """Check and decode descriptor number *group*. Raises: FormatError."""
-    return DiskGroupDesc(*GROUP_DESC.decode(record, seed, f"group {group}"))
+    """Check and decode descriptor number *group*.
+
+    Raises: FormatError, also for a sound descriptor of another group (a misdirected write).
+    """
+    desc = DiskGroupDesc(*GROUP_DESC.decode(record, seed, f"group {group}"))
+    if desc.group != group:
+        raise FormatError(f"group {group}: its place holds group {desc.group}")
+    return desc
 
 
 def bitmap_checksum(bitmap: Buffer, seed: int) -> int:

@@ -91,7 +91,8 @@ class RecordFormat:
         values = np.frombuffer(buf, self.dtype, 1)[0].item()
         if values[0] != self.magic:
             raise FormatError(
-                f"{where}: not a {self.name}: magic {values[0]:#010x}, expected {self.magic:#010x}"
+                f"{where}: this is no {self.name}: magic {values[0]:#010x}, "
+                f"expected {self.magic:#010x}"
             )
         found = checksum(buf, seed)
         if values[1] != found:

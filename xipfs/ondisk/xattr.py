@@ -83,7 +83,9 @@ def encode_xattrs(xattrs: dict[bytes, bytes], seed: int, ino: int, generation: i
     body = bytearray()
     for name in sorted(xattrs):
         value = xattrs[name]
-        body += np.array([(len(name), len(value))], XATTR_ENTRY_DTYPE).tobytes() + name + value
+        entry = np.zeros(1, XATTR_ENTRY_DTYPE)  # np.array would leave its gaps as they come
+        entry["name_size_bytes"], entry["value_size_bytes"] = len(name), len(value)
+        body += entry.tobytes() + name + value
         body += bytes(_align8(len(body)) - len(body))
     size_bytes = XATTR_RUN.size_bytes + len(body)
     run = bytearray(bytes_to_pages(size_bytes) * PAGE_SIZE)
