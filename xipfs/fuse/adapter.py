@@ -1,0 +1,197 @@
+"""Adapter: pyfuse3's calls to `Mount.dispatch`, and errors to errno. Nothing is decided here.
+
+A handler raises FUSEError and nothing else (pyfuse3's contract): an operating error becomes its
+errno; anything else is a bug of ours, is logged with its traceback, and the client gets EIO. The
+mount lives on.
+
+No handler awaits anything, so between the end of an operation and the reply that carries its views
+nothing else of the mount runs.
+"""
+
+import errno
+import logging
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar, cast
+
+import pyfuse3
+
+from xipfs.errors import DeviceError, FormatError, NoEntryError, XipfsError
+from xipfs.fs.inode import Inode
+from xipfs.fuse.mount import Mount
+from xipfs.fuse.options import CacheMode
+from xipfs.ondisk.dentry import NAME_SIZE_BYTES_MAX
+from xipfs.ondisk.superblock import Compat
+from xipfs.units import PAGE_SIZE, Fh, Ino
+
+__all__ = ["Adapter"]
+
+_log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+TIMEOUT_S = 86400.0
+"""How long the kernel may keep names and attributes: they do not change while mounted read-only."""
+
+_SECTORS_PER_PAGE = PAGE_SIZE // 512
+
+
+class Adapter(pyfuse3.Operations):
+    """The operations of *mount* as pyfuse3 wants them."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = False
+
+    def __init__(self, mount: Mount) -> None:
+        super().__init__()
+        self._mount = mount
+        self._operations = mount.operations
+        self._dispatch = mount.dispatch
+        self._direct_io = mount.options.cache is CacheMode.NONE
+        # The kernel asks for ACLs of every inode on the way if this is on.
+        self.enable_acl = bool(mount.sb.disk.compat & Compat.ACL)
+
+    async def lookup(
+        self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Look a name up; that it is not there is cached too."""
+        try:
+            inode = self._dispatch(self._operations.lookup, Ino(parent_inode), name)
+        except NoEntryError:
+            return _negative_entry()
+        except Exception as exc:
+            raise _fuse_error(exc) from None
+        return _entry(inode)
+
+    async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
+        """Take lookups back. Never raises: FORGET has no reply."""
+        for ino, nr_lookups in inode_list:
+            try:
+                self._dispatch(self._operations.forget, Ino(ino), nr_lookups)
+            except Exception:
+                _log.exception("forget of inode %d failed", ino)
+
+    async def getattr(
+        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Return the attributes."""
+        return _entry(self._call(self._operations.getattr, Ino(inode)))
+
+    async def readlink(
+        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileNameT:
+        """Return a symbolic link's target."""
+        return pyfuse3.FileNameT(self._call(self._operations.readlink, Ino(inode)))
+
+    async def opendir(
+        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileHandleT:
+        """Open a directory."""
+        return pyfuse3.FileHandleT(self._call(self._operations.opendir, Ino(inode)))
+
+    async def readdir(
+        self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken
+    ) -> None:
+        """List a directory with attributes (READDIRPLUS)."""
+
+        def emit(name: bytes, inode: Inode, position: int) -> bool:
+            return pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), _entry(inode), position)
+
+        self._call(self._operations.readdir, Fh(fh), start_id, emit)
+
+    async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
+        """Close a directory."""
+        self._call(self._operations.release, Fh(fh))
+
+    async def open(
+        self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileInfo:
+        """Open a file, cached by the kernel or not as `cache=` says."""
+        fh = self._call(self._operations.open, Ino(inode), flags)
+        return pyfuse3.FileInfo(
+            fh=pyfuse3.FileHandleT(fh), direct_io=self._direct_io, keep_cache=True
+        )
+
+    async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
+        """Return the bytes that the ptes name: a view where they are contiguous, else a copy."""
+        try:
+            runs = self._dispatch(self._operations.read, cast("Fh", fh), off, size)
+            return cast("bytes", self._mount.read_bytes(runs))
+        except Exception as exc:
+            raise _fuse_error(exc) from None
+
+    async def flush(self, fh: pyfuse3.FileHandleT) -> None:
+        """Refuse once, so that the kernel never asks again: close(2) then costs no round trip."""
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    async def release(self, fh: pyfuse3.FileHandleT) -> None:
+        """Close a file."""
+        self._call(self._operations.release, Fh(fh))
+
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """Return how full the image is."""
+        facts = self._call(self._operations.statfs)
+        reply = pyfuse3.StatvfsData()
+        reply.f_bsize = reply.f_frsize = PAGE_SIZE
+        reply.f_blocks = facts.nr_pages
+        reply.f_bfree = reply.f_bavail = facts.nr_free_pages
+        reply.f_files = facts.nr_inodes + facts.nr_free_inodes
+        reply.f_ffree = reply.f_favail = facts.nr_free_inodes
+        reply.f_namemax = NAME_SIZE_BYTES_MAX
+        return reply
+
+    async def getxattr(
+        self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext
+    ) -> bytes:
+        """Return an extended attribute."""
+        return self._call(self._operations.getxattr, Ino(inode), name)
+
+    async def listxattr(
+        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
+    ) -> Sequence[pyfuse3.XAttrNameT]:
+        """Return the names of the extended attributes."""
+        names = self._call(self._operations.listxattr, Ino(inode))
+        return [pyfuse3.XAttrNameT(name) for name in names]
+
+    def _call(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return self._dispatch(operation, *args, **kwargs)
+        except Exception as exc:
+            raise _fuse_error(exc) from None
+
+
+def _fuse_error(exc: Exception) -> pyfuse3.FUSEError:
+    """Return what the client shall see; log what the owner should know."""
+    if isinstance(exc, XipfsError):
+        if isinstance(exc, FormatError | DeviceError):
+            _log.error("%s", exc)
+        return pyfuse3.FUSEError(exc.errno)
+    _log.error("a bug in xipfs: the client gets EIO", exc_info=exc)
+    return pyfuse3.FUSEError(errno.EIO)
+
+
+def _entry(inode: Inode) -> pyfuse3.EntryAttributes:
+    disk = inode.disk
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(disk.ino)
+    entry.generation = disk.generation
+    entry.entry_timeout = entry.attr_timeout = TIMEOUT_S
+    entry.st_mode = pyfuse3.ModeT(disk.mode)
+    entry.st_nlink = disk.nlink
+    entry.st_uid = disk.uid
+    entry.st_gid = disk.gid
+    entry.st_rdev = disk.rdev
+    entry.st_size = disk.size_bytes
+    entry.st_blksize = PAGE_SIZE
+    entry.st_blocks = disk.nr_pages * _SECTORS_PER_PAGE
+    entry.st_atime_ns = disk.atime_ns
+    entry.st_mtime_ns = disk.mtime_ns
+    entry.st_ctime_ns = disk.ctime_ns
+    return entry
+
+
+def _negative_entry() -> pyfuse3.EntryAttributes:
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(0)
+    entry.entry_timeout = TIMEOUT_S
+    return entry

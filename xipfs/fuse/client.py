@@ -1,0 +1,50 @@
+"""The commands' side of `control`: find the daemon of a mount, ask it something."""
+
+import json
+import os
+import socket
+from typing import Any
+
+from xipfs.errors import ControlError
+
+__all__ = ["ask", "connect"]
+
+XATTR_CONTROL = "user.xipfs.control"
+
+
+def connect(mountpoint: str | os.PathLike[str]) -> socket.socket:
+    """Connect to the daemon of the mount at *mountpoint*; the caller closes.
+
+    Raises: ControlError when that is no xipfs mount, or its daemon does not answer.
+    """
+    try:
+        name = os.getxattr(mountpoint, XATTR_CONTROL)
+    except OSError as exc:
+        raise ControlError(f"{os.fspath(mountpoint)}: no xipfs mount: {exc.strerror}") from None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(b"\0" + name)
+    except OSError as exc:
+        connection.close()
+        raise ControlError(
+            f"{os.fspath(mountpoint)}: its daemon does not answer: {exc.strerror}"
+        ) from None
+    return connection
+
+
+def ask(mountpoint: str | os.PathLike[str], request: str, **arguments: object) -> dict[str, Any]:
+    """Send one request to the daemon of a mount and return its answer.
+
+    Raises: ControlError, also with what the daemon refused.
+    """
+    with connect(mountpoint) as connection:
+        connection.sendall(json.dumps({"request": request, **arguments}).encode() + b"\n")
+        with connection.makefile("rb") as lines:
+            line = lines.readline()
+    if not line:
+        raise ControlError(f"{os.fspath(mountpoint)}: its daemon ended without an answer")
+    answer = json.loads(line)
+    if not answer["ok"]:
+        raise ControlError(f"{os.fspath(mountpoint)}: {answer['error']}")
+    facts: dict[str, Any] = answer["answer"]
+    return facts

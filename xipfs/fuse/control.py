@@ -1,0 +1,106 @@
+"""How commands talk to a mount's daemon: one request and one answer, a line of JSON each.
+
+    -> {"request": "stat", "cells": 1600}
+    <- {"ok": true, "answer": {...}}            or {"ok": false, "error": "one line"}
+
+The address is an abstract unix socket; its name is told by the attribute user.xipfs.control of the
+mount's root, so that whoever can see the mount can find it. It answers only the daemon's own user
+and root, as the kernel names the peer (SO_PEERCRED): all others get an error.
+
+    request   arguments      answer
+    stat      cells (number) every figure of the mount; with cells also "map"
+    ping                     "pong"; the connection then stays open until the daemon ends
+"""
+
+import json
+import logging
+import os
+import secrets
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from xipfs.errors import ControlError, XipfsError
+from xipfs.fuse.mount import Mount
+
+__all__ = ["ControlServer"]
+
+_log = logging.getLogger(__name__)
+
+_LINE_SIZE_BYTES_MAX = 1 << 16
+_NR_CELLS_MAX = 1 << 14
+_PEER = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+
+class ControlServer:
+    """Answers for *mount* until it is cancelled."""
+
+    def __init__(self, mount: Mount) -> None:
+        self._mount = mount
+        self._name = f"xipfs.{os.getpid()}.{secrets.token_hex(8)}"
+        self._requests: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "stat": self._stat,
+            "ping": lambda _: "pong",
+        }
+
+    @property
+    def address(self) -> bytes:
+        """What the attribute answers: the socket's name without its leading zero byte."""
+        return self._name.encode()
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept connections, each in a task of its own."""
+        listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        await listener.bind("\0" + self._name)
+        listener.listen()
+        task_status.started()
+        await trio.serve_listeners(self._serve_one, [trio.SocketListener(listener)])
+
+    async def _serve_one(self, stream: trio.SocketStream) -> None:
+        with stream.socket:
+            try:
+                peer = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+                _, uid, _ = _PEER.unpack(peer)
+                buffer = b""
+                while data := await stream.receive_some():
+                    buffer += data
+                    while b"\n" in buffer:
+                        line, buffer = buffer.split(b"\n", 1)
+                        await stream.send_all(self._answer(line, uid) + b"\n")
+                    if len(buffer) > _LINE_SIZE_BYTES_MAX:
+                        return
+            except (trio.BrokenResourceError, OSError):
+                return  # the client went away
+
+    def _answer(self, line: bytes, uid: int) -> bytes:
+        try:
+            if uid not in (0, os.geteuid()):
+                raise ControlError("only root and the user who mounted may ask")
+            request = json.loads(line)
+            if not isinstance(request, dict) or request.get("request") not in self._requests:
+                raise ControlError(f"no such request: there are {', '.join(self._requests)}")
+            answer = {"ok": True, "answer": self._requests[request["request"]](request)}
+        except (XipfsError, ValueError) as exc:
+            answer = {"ok": False, "error": str(exc)}
+        except Exception:
+            _log.exception("a control request failed: %r", line[:200])
+            answer = {"ok": False, "error": "the daemon met a bug, see its log"}
+        return json.dumps(answer).encode()
+
+    def _stat(self, request: dict[str, Any]) -> dict[str, Any]:
+        facts = self._mount.statistics()
+        nr_cells = request.get("cells", 0)
+        if not isinstance(nr_cells, int) or not 0 <= nr_cells <= _NR_CELLS_MAX:
+            raise ControlError(f"cells: a number from 0 to {_NR_CELLS_MAX}")
+        if nr_cells:
+            region = self._mount.region_map(nr_cells)
+            facts["map"] = {
+                "nr_cell_pages": region.nr_cell_pages,
+                "nr_mapped": region.nr_mapped.tolist(),
+                "nr_ram": region.nr_ram.tolist(),
+                "heat": region.heat.tolist(),
+            }
+        return facts

@@ -1,0 +1,156 @@
+"""Mount: one image with everything that serves it, wired; and the one door to it.
+
+    mount = Mount.open("image.img", MountOptions())
+    inode = mount.dispatch(mount.operations.lookup, INO_ROOT, b"etc")
+    mount.run_epoch()
+    mount.close()
+
+No pyfuse3 here: `server` puts a mount behind FUSE, tests and the demo also use it as it is.
+
+Every operation and every epoch passes `dispatch`, which holds the lock. The core never takes it,
+never waits, and never calls into the kernel's side of FUSE.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from xipfs.errors import MountError
+from xipfs.fs.superblock import SuperBlock
+from xipfs.fuse.operations import Operations
+from xipfs.fuse.options import CacheMode, MountOptions
+from xipfs.fuse.view import RegionMap, region_map
+from xipfs.mm.address_space import AddressSpace
+from xipfs.mm.arch import get_arch
+from xipfs.mm.machine import Machine
+from xipfs.mm.vma import Mm
+from xipfs.phys.physmem import Run
+from xipfs.policy.registry import load_policy
+from xipfs.tiering.access_log import AccessLog
+from xipfs.tiering.daemon import TieringDaemon
+from xipfs.tiering.sampler import CacheSampler, DropRange
+from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino
+
+__all__ = ["Mount"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+NR_RAM_FRAMES_MAX = 1 << 28
+"""1 TiB: a mistyped ram= is an error, not an attempt."""
+
+
+class Mount:
+    """An image being served. Make one with `open`."""
+
+    def __init__(self, sb: SuperBlock, options: MountOptions) -> None:
+        nr_tier_frames = options.ram_bytes // PAGE_SIZE
+        if nr_tier_frames > NR_RAM_FRAMES_MAX:
+            raise MountError(f"ram={options.ram_bytes}: at most {NR_RAM_FRAMES_MAX * PAGE_SIZE}")
+        policy = load_policy(options.policy)
+        self.sb = sb
+        self.options = options
+        self.machine = Machine(sb.nvram, nr_tier_frames=nr_tier_frames, arch=get_arch(options.arch))
+        self.mm = Mm(self.machine)
+        self.log = AccessLog()
+        self.operations = Operations(sb, self.mm, self.log)
+        self.tiering = TieringDaemon(
+            self.mm,
+            self.log,
+            policy,
+            policy_name=options.policy,
+            sampler=CacheSampler() if options.cache is CacheMode.SAMPLED else None,
+            budget_pages=options.budget_pages,
+            find_mapping=self._find_mapping,
+            mapping_emptied=self._mapping_emptied,
+        )
+        self._lock = threading.Lock()
+        self._started_s = time.monotonic()
+
+    @classmethod
+    def open(cls, image: str | os.PathLike[str], options: MountOptions) -> "Mount":
+        """Open *image* and make all that serves it.
+
+        Raises: what SuperBlock.open raises; PolicyError; MountError.
+        """
+        sb = SuperBlock.open(image)
+        try:
+            return cls(sb, options)
+        except BaseException:
+            sb.close()
+            raise
+
+    def dispatch(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call *operation* under the lock: the one way in for everything that touches the core."""
+        with self._lock:
+            return operation(*args, **kwargs)
+
+    def read_bytes(self, runs: list[Run]) -> memoryview | bytearray:
+        """Return the bytes of *runs* as one buffer for a system call: a view where there is one."""
+        if len(runs) == 1:
+            return self.machine.physmem.view(*runs[0])
+        return self.machine.physmem.gather(runs)
+
+    def run_epoch(self) -> list[DropRange]:
+        """Do one epoch at once. The server does the same in slices."""
+        return self.dispatch(self.tiering.run_epoch)
+
+    def region_map(self, nr_cells: int) -> RegionMap:
+        """Return the map of the region; takes the lock."""
+        return self.dispatch(region_map, self.mm, self.sb, nr_cells)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return every figure of this mount, by stable names with units; takes the lock."""
+        return self.dispatch(self._statistics)
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.machine.close()
+        self.sb.close()
+
+    def _statistics(self) -> dict[str, Any]:
+        machine, options = self.machine, self.options
+        vmstat = machine.vmstat.as_dict()
+        tiering = self.tiering.statistics
+        nr_resident = vmstat["pgpromote_success"] - vmstat["pgdemote"]
+        return {
+            "image": str(Path(self.sb.nvram.path).absolute()),
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - self._started_s, 3),
+            "cache": str(options.cache),
+            "arch": f"{machine.arch.name}-{machine.arch.version}",
+            "policy": self.tiering.policy_name,
+            "epoch_ms": options.epoch_ms,
+            "epochs": tiering.epochs,
+            "policy_errors": tiering.policy_errors,
+            "plan_refused": tiering.plan_refused,
+            "ranges_dropped": tiering.ranges_dropped,
+            "access_ranges_lost": self.log.nr_dropped_ranges,
+            "ram_frames": machine.nr_tier_frames,
+            "ram_free_frames": machine.mem_map.nr_free,
+            "ram_pages": nr_resident,
+            "nvram_pages": self.sb.disk.nr_pages,
+            "nvram_used_pages": self.sb.disk.nr_pages - self.sb.state.nr_free_pages,
+            "rss_file_pages": self.mm.rss_file,
+            "struct_pages": machine.mem_map.nr_frames,
+            "struct_page_bytes": machine.mem_map.size_bytes,
+            "struct_page_saved_bytes": machine.struct_page_saved_bytes,
+            "inodes_in_memory": self.sb.nr_inodes_in_memory,
+            "open_handles": self.operations.nr_handles,
+            "vmas": len(self.mm.vmas),
+            "page_table_leaves": len(self.mm.page_table.leaves),
+            "page_size_bytes": 1 << PAGE_SHIFT,
+            "vmstat": vmstat,
+        }
+
+    def _find_mapping(self, mapping_id: int) -> AddressSpace | None:
+        inode = self.sb.find_inode(Ino(mapping_id))
+        return inode.mapping if inode is not None else None
+
+    def _mapping_emptied(self, mapping: AddressSpace) -> None:
+        inode = self.sb.find_inode(Ino(mapping.id))
+        if inode is not None:
+            self.sb.drop_unused(inode)

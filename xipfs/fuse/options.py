@@ -1,0 +1,144 @@
+"""MountOptions: what `xipfs mount -o NAME[=VALUE],...` can say."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from xipfs.errors import MountError
+from xipfs.mm.arch import ARCH_DEFAULT, ARCHS
+from xipfs.policy.registry import POLICY_DEFAULT
+from xipfs.units import PAGE_SIZE, parse_size
+
+__all__ = ["OPTION_HELP", "CacheMode", "MountOptions", "parse_options"]
+
+
+class CacheMode(StrEnum):
+    """What is done about the kernel's page cache, which hides accesses (docs/LIMITS.md)."""
+
+    NONE = "none"
+    SAMPLED = "sampled"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """One mount's options; the defaults are those of the command line.
+
+    ram_bytes: size of the RAM tier. epoch_ms: time between two decisions of the policy.
+    budget_pages: most pages moved in one epoch. fsname: what df and mount show as the source.
+    """
+
+    ro: bool = True
+    allow_other: bool = False
+    suid: bool = False
+    dev: bool = False
+    cache: CacheMode = CacheMode.SAMPLED
+    ram_bytes: int = 64 << 20
+    policy: str = POLICY_DEFAULT
+    epoch_ms: int = 1000
+    budget_pages: int = 4096
+    arch: str = ARCH_DEFAULT.name
+    fsname: str = ""
+
+
+OPTION_HELP = {
+    "ro": "read-only (the only mode yet)",
+    "allow_other": "let other users in",
+    "suid": "honour setuid bits (root only; nosuid by default)",
+    "dev": "honour device nodes (root only; nodev by default)",
+    "cache": "none, sampled (default) or full: what is done about the kernel's page cache",
+    "ram": "size of the RAM tier, default 64M",
+    "policy": "a policy's name, or a file: ./mine.py",
+    "epoch": "milliseconds between two decisions of the policy, default 1000",
+    "budget": "most pages moved in one epoch, default 4096",
+    "arch": "simulated architecture: generic (default), x86, powerpc, s390",
+    "fsname": "what df shows as the source, default the image",
+}
+
+# Passed by mount(8) and fstab, and without meaning here.
+_IGNORED = {"defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev"}
+_FLAGS: dict[str, dict[str, Any]] = {
+    "ro": {"ro": True},
+    "allow_other": {"allow_other": True},
+    "suid": {"suid": True},
+    "nosuid": {"suid": False},
+    "dev": {"dev": True},
+    "nodev": {"dev": False},
+    "exec": {},
+    "noatime": {},
+    "relatime": {},
+}
+
+
+def _cache(text: str) -> CacheMode:
+    try:
+        return CacheMode(text)
+    except ValueError:
+        raise MountError(f"cache={text}: one of {', '.join(CacheMode)}") from None
+
+
+def _ram_bytes(text: str) -> int:
+    try:
+        size_bytes = parse_size(text)
+    except ValueError as exc:
+        raise MountError(f"ram={text}: {exc}") from None
+    return size_bytes // PAGE_SIZE * PAGE_SIZE
+
+
+def _number(name: str, least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise MountError(f"{name}={text}: a number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def _arch(text: str) -> str:
+    names = sorted({arch.name for arch in ARCHS if arch.version == ARCH_DEFAULT.version})
+    if text not in names:
+        raise MountError(f"arch={text}: one of {', '.join(names)}")
+    return text
+
+
+_VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "cache": ("cache", _cache),
+    "ram": ("ram_bytes", _ram_bytes),
+    "policy": ("policy", str),
+    "epoch": ("epoch_ms", _number("epoch", 10, 3_600_000)),
+    "budget": ("budget_pages", _number("budget", 1, 1 << 24)),
+    "arch": ("arch", _arch),
+    "fsname": ("fsname", str),
+}
+
+
+def parse_options(text: str, defaults: MountOptions | None = None) -> MountOptions:
+    """Read a comma-separated list of options, later ones winning.
+
+    Raises: MountError in one line: an unknown option (with the list of those there are), a
+            missing or superfluous value, a bad one.
+
+    >>> parse_options("cache=none,ram=1M").ram_bytes
+    1048576
+    """
+    options = defaults or MountOptions()
+    for option in filter(None, text.split(",")):
+        name, equals, value = option.partition("=")
+        if option in _IGNORED or name.startswith("x-"):
+            continue
+        if name in _FLAGS and not equals:
+            options = replace(options, **_FLAGS[name])
+        elif name in _VALUES and value:
+            attribute, parse = _VALUES[name]
+            options = replace(options, **{attribute: parse(value)})
+        elif name in _VALUES:
+            raise MountError(f"option {name}: needs a value, {name}=...: {OPTION_HELP[name]}")
+        elif name in _FLAGS:
+            raise MountError(f"option {name}: takes no value")
+        elif name == "rw":
+            raise MountError("option rw: this version mounts read-only, leave it out")
+        else:
+            known = ", ".join([*OPTION_HELP, "nosuid", "nodev"])
+            raise MountError(f"unknown option {option!r}: there are {known}")
+    return options

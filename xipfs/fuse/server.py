@@ -1,0 +1,130 @@
+"""One mount from INIT to unmount: pyfuse3's loop, the epochs, signals and the control socket.
+
+    main task        pyfuse3.main: requests, one after the other
+    epoch task       every epoch_ms: begin, migrate in slices with a checkpoint between, drop ranges
+    signal task      SIGTERM, SIGINT: end as if unmounted
+    control task     xipfs stat and others
+    notifier thread  see `notifier`
+
+Everything that touches the core goes through `Mount.dispatch`. What may happen at each await is
+that requests are served; no task keeps anything of the core across one.
+"""
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from xipfs.errors import MountError
+from xipfs.fuse.adapter import Adapter
+from xipfs.fuse.control import ControlServer
+from xipfs.fuse.mount import Mount
+from xipfs.fuse.mountpoint import find_mount
+from xipfs.fuse.notifier import Notifier, find_session_fd
+
+__all__ = ["serve"]
+
+_log = logging.getLogger(__name__)
+
+READ_AHEAD_KIB = 1024
+"""The kernel's default of 128 KiB caps requests at that; pyfuse3 takes up to 1 MiB."""
+
+_NOTIFIER_TIMEOUT_S = 5.0
+
+
+def serve(mount: Mount, mountpoint: Path, mounted: Callable[[], None]) -> None:
+    """Serve *mount* at *mountpoint* until it is unmounted or a signal ends it.
+
+    mounted: called once when the kernel has the mount; requests are answered from then on.
+    Raises: MountError when the kernel or fusermount3 refuses.
+    """
+    adapter = Adapter(mount)
+    try:
+        pyfuse3.init(adapter, os.fspath(mountpoint), _fuse_options(mount))
+    except RuntimeError as exc:
+        raise MountError(f"{mountpoint}: the kernel refused the mount: {exc}") from exc
+    try:
+        _raise_read_ahead(mountpoint)
+        mounted()
+        gc.collect()
+        gc.freeze()  # what lives as long as the mount need not be looked at again
+        trio.run(_serve, mount)
+    finally:
+        pyfuse3.close(unmount=True)
+
+
+async def _serve(mount: Mount) -> None:
+    session_fd = find_session_fd()
+    notifier = Notifier(session_fd) if session_fd is not None else None
+    control = ControlServer(mount)
+    mount.operations.control_address = control.address
+    async with trio.open_nursery() as nursery:
+        await nursery.start(control.serve)
+        nursery.start_soon(_run_epochs, mount, notifier)
+        nursery.start_soon(_end_on_signal, notifier)
+        await pyfuse3.main()
+        nursery.cancel_scope.cancel()
+    if notifier is not None:
+        notifier.stop()
+        notifier.join(_NOTIFIER_TIMEOUT_S)
+
+
+async def _run_epochs(mount: Mount, notifier: Notifier | None) -> None:
+    """Do one epoch after the other, for as long as the mount lives."""
+    tiering = mount.tiering
+    next_s = trio.current_time()
+    while True:
+        next_s = max(next_s + mount.options.epoch_ms / 1000, trio.current_time())
+        await trio.sleep_until(next_s)
+        try:
+            mount.dispatch(tiering.begin_epoch)
+            while mount.dispatch(tiering.migrate_some):
+                await trio.lowlevel.checkpoint()
+            if notifier is not None and notifier.idle:
+                notifier.drop(mount.dispatch(tiering.drop_ranges))
+        except Exception:
+            _log.exception("a bug in xipfs: epoch %d ended early", tiering.statistics.epochs)
+
+
+async def _end_on_signal(notifier: Notifier | None) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            _log.info("%s: unmounting", signal.Signals(number).name)
+            if notifier is not None:
+                # It may wait for a page that a request, answered by us, has to bring: let it end
+                # while we still answer.
+                notifier.stop()
+                await trio.to_thread.run_sync(notifier.join, _NOTIFIER_TIMEOUT_S)
+            pyfuse3.terminate()
+            return
+
+
+def _fuse_options(mount: Mount) -> set[str]:
+    options = mount.options
+    fsname = options.fsname or os.fspath(mount.sb.nvram.path)
+    flags = {
+        "default_permissions",
+        "subtype=xipfs",
+        f"fsname={fsname.replace(',', '_')}",
+        "suid" if options.suid else "nosuid",
+        "dev" if options.dev else "nodev",
+    }
+    if options.ro:
+        flags.add("ro")
+    if options.allow_other:
+        flags.add("allow_other")
+    return flags
+
+
+def _raise_read_ahead(mountpoint: Path) -> None:
+    """Let the kernel read ahead further. Only root can; others keep the default."""
+    info = find_mount(mountpoint)
+    if info is not None:
+        with contextlib.suppress(OSError):
+            Path(f"/sys/class/bdi/{info.device}/read_ahead_kb").write_text(f"{READ_AHEAD_KIB}\n")

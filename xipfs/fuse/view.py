@@ -1,0 +1,99 @@
+"""What people look at: a file's tiers and extents, the region as a map."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xipfs.fs.extent import iter_extents
+from xipfs.fs.inode import Inode
+from xipfs.fs.superblock import SuperBlock
+from xipfs.mm.machine import Machine
+from xipfs.mm.vma import Mm
+from xipfs.ondisk.extent import ExtentFlags
+from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, PFN_NONE, Pgoff
+
+__all__ = ["NR_LISTED_EXTENTS_MAX", "RegionMap", "extents_json", "region_map", "tiers_json"]
+
+NR_LISTED_EXTENTS_MAX = 512
+"""An attribute's value ends at 64 KiB."""
+
+_NR_SCAN_PAGES = 4096
+
+
+class RegionMap(NamedTuple):
+    """The NVRAM region cut into cells of nr_cell_pages pages; all arrays of shape (nr_cells,).
+
+    nr_mapped: int64, pages mapped by bare pfn. nr_ram: int64, pages whose bytes are in RAM now.
+    heat: int64, accesses of late, halved each epoch, summed over the cell.
+    """
+
+    nr_cell_pages: int
+    nr_mapped: NDArray[np.int64]
+    nr_ram: NDArray[np.int64]
+    heat: NDArray[np.int64]
+
+
+def tiers_json(inode: Inode) -> dict[str, int]:
+    """Return how many pages of a file are in RAM, in NVRAM, and in no memory at all."""
+    nr_pages = inode.mapping.nr_pages
+    nr_nvram = 0
+    for start in range(0, nr_pages, _NR_SCAN_PAGES):
+        pfns = inode.extents.pfns(Pgoff(start), min(_NR_SCAN_PAGES, nr_pages - start))
+        nr_nvram += int(np.count_nonzero(pfns != PFN_NONE))
+    nr_ram = len(inode.mapping.i_pages)
+    return {
+        "pages": nr_pages,
+        "ram": nr_ram,
+        "nvram": nr_nvram - nr_ram,
+        "hole": nr_pages - nr_nvram,
+    }
+
+
+def extents_json(sb: SuperBlock, inode: Inode) -> dict[str, Any]:
+    """Return a file's extents: [pgoff, first pfn, pages], with "unwritten" where it applies."""
+    extents: list[list[Any]] = []
+    nr_extents = 0
+    for pgoff, block, nr_pages, flags in iter_extents(sb.nvram, sb.seed, inode.disk):
+        nr_extents += 1
+        if len(extents) < NR_LISTED_EXTENTS_MAX:
+            extent: list[Any] = [pgoff, NVRAM_PFN_START + block, nr_pages]
+            extents.append([*extent, "unwritten"] if flags & ExtentFlags.UNWRITTEN else extent)
+    return {"nr_extents": nr_extents, "extents": extents}
+
+
+def region_map(mm: Mm, sb: SuperBlock, nr_cells: int) -> RegionMap:
+    """Return what is mapped, promoted and hot, by place in the image; for touched leaves only."""
+    machine = mm.machine
+    nr_cells = max(1, min(nr_cells, machine.nr_nvram_frames))
+    nr_cell_pages = -(-machine.nr_nvram_frames // nr_cells)
+    nr_cells = -(-machine.nr_nvram_frames // nr_cell_pages)
+    frame_blocks = _frame_blocks(machine, sb)
+    nr_mapped = np.zeros(nr_cells, np.int64)
+    heat = np.zeros(nr_cells, np.int64)
+    for leaf in mm.page_table.leaves.values():
+        present = np.flatnonzero(leaf.ptes)
+        pfns = (leaf.ptes[present] >> PAGE_SHIFT).astype(np.int64)
+        is_ram = pfns < NVRAM_PFN_START
+        blocks = pfns - NVRAM_PFN_START
+        blocks[is_ram] = frame_blocks[pfns[is_ram]]
+        known = blocks >= 0
+        cells = blocks[known] // nr_cell_pages
+        np.add.at(heat, cells, leaf.heat[present][known])
+        np.add.at(nr_mapped, cells[~is_ram[known]], 1)
+    nr_ram = np.bincount(
+        frame_blocks[frame_blocks >= 0] // nr_cell_pages, minlength=nr_cells
+    ).astype(np.int64)
+    return RegionMap(nr_cell_pages, nr_mapped, nr_ram, heat)
+
+
+def _frame_blocks(machine: Machine, sb: SuperBlock) -> NDArray[np.int64]:
+    """Return for each RAM frame the image page that it shadows, -1 for none; int64."""
+    mem_map = machine.mem_map
+    blocks = np.full(mem_map.nr_frames, -1, np.int64)
+    for frame in np.flatnonzero(mem_map.mapping >= 0).tolist():
+        inode = sb.find_inode(mem_map.mapping[frame])
+        block = inode.extents.find_block(mem_map.index[frame]) if inode is not None else None
+        if block is not None:
+            blocks[frame] = block
+    return blocks
