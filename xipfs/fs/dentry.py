@@ -25,7 +25,7 @@ from xipfs.ondisk.inode import DiskInode
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino, Pgoff
 
-__all__ = ["DIR_LEVEL_MAX", "DirEntry", "DirReader"]
+__all__ = ["DIR_LEVEL_MAX", "DirEntry", "DirReader", "name_legal"]
 
 DIR_LEVEL_MAX = 5
 """254^5 leaves: more than inodes can be."""
@@ -92,44 +92,57 @@ class DirReader:
             yield DirEntry(b"..", directory.parent_ino, dt_dir, _POSITION_DOTDOT)
         if position >= KEY_MAX:
             return
-        for leaf in self._leaves(directory, extents, position + 1):
-            start = int(np.searchsorted(leaf.entries["key"], position, side="right"))
+        position = max(position, _POSITION_DOTDOT)
+        for number, leaf in enumerate(self._leaves(directory, extents, position + 1)):
+            start = 0
+            if number == 0:
+                start = int(np.searchsorted(leaf.entries["key"], position, side="right"))
             for slot, (key, ino, name_offset, name_size, d_type) in enumerate(
                 leaf.entries[start:].tolist(), start
             ):
                 name = bytes(leaf.page[name_offset : name_offset + name_size])
-                if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
+                if name_offset < leaf.names_start or not name_legal(name):
                     raise FormatError(
                         f"inode {directory.ino}: entry {slot} has the impossible name {name!r}"
                     )
+                # Who lists a directory goes on from here: a lower key would send him in circles.
+                if key <= position:
+                    raise FormatError(
+                        f"inode {directory.ino}: entry {name!r} is out of order: key {key:#x} "
+                        f"follows {position:#x}"
+                    )
+                position = key
                 yield DirEntry(name, Ino(ino), d_type, key)
 
     def _leaves(self, directory: DiskInode, extents: ExtentMap, key: int) -> Iterator[DiskDirPage]:
         """Yield the leaf in which *key* is or would be, and all leaves behind it."""
-        root = self._page(directory, extents, Pgoff(0))
-        if root.level > DIR_LEVEL_MAX:
-            raise FormatError(f"inode {directory.ino}: a directory of {root.level} levels")
-        # (index page, next entry to go down): the way from the root to the current leaf.
+        page = self._page(directory, extents, Pgoff(0))
+        if page.level > DIR_LEVEL_MAX:
+            raise FormatError(f"inode {directory.ino}: a directory of {page.level} levels")
+        # The way from the root to the page that is read next: index pages, and which child of each.
         way: list[tuple[DiskDirPage, int]] = []
-        page, first = root, True
+        first = True
+        # No page comes twice on a sound way, so a damaged one cannot be longer than the image.
+        nr_pages_left = min(directory.size_bytes, self._nvram.size_bytes) >> PAGE_SHIFT
         while True:
-            while page.level:
-                if not len(page.entries):
-                    raise FormatError(f"inode {directory.ino}: an empty directory index")
+            if page.level:
                 i = 0
                 if first:
                     i = max(int(np.searchsorted(page.entries["key"], key, side="right")) - 1, 0)
-                way.append((page, i + 1))
-                page = self._child(directory, extents, page, i)
-            first = False
-            yield page
-            while way and way[-1][1] >= len(way[-1][0].entries):
-                way.pop()
-            if not way:
-                return
-            parent, i = way.pop()
-            way.append((parent, i + 1))
-            page = self._child(directory, extents, parent, i)
+                way.append((page, i))
+            else:
+                yield page
+                first = False
+                while way and way[-1][1] + 1 == len(way[-1][0].entries):
+                    way.pop()
+                if not way:
+                    return
+                parent, i = way.pop()
+                way.append((parent, i + 1))
+            if not nr_pages_left:
+                raise FormatError(f"inode {directory.ino}: an index names pages more than once")
+            nr_pages_left -= 1
+            page = self._child(directory, extents, *way[-1])
 
     def _child(
         self, directory: DiskInode, extents: ExtentMap, parent: DiskDirPage, i: int
@@ -163,3 +176,8 @@ class DirReader:
                 f"{where}: the page belongs to inode {page.ino}, generation {page.generation}"
             )
         return page
+
+
+def name_legal(name: bytes) -> bool:
+    """Can this be a name in a directory?"""
+    return bool(name) and b"/" not in name and b"\0" not in name and name not in (b".", b"..")

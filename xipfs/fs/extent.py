@@ -30,13 +30,13 @@ from xipfs.units import (
 __all__ = ["EXTENT_DEPTH_MAX", "ExtentMap", "iter_extents", "iter_nodes"]
 
 EXTENT_DEPTH_MAX = 4
-"""Enough for 5 * 169^4 extents, more than pages in the largest file."""
+"""Enough for 5 * 169^4 extents: about as many as the largest file has pages."""
 
-_PGOFF_END = 1 << 62
+_PGOFF_END = 1 << 64
 
 
 class ExtentMap:
-    """The extents of *inode*. nr_image_pages bounds what they may name."""
+    """The extents of *inode*."""
 
     __slots__ = ("_blocks", "_end", "_ends", "_first", "_inode", "_nvram", "_seed", "_starts")
 
@@ -86,9 +86,8 @@ class ExtentMap:
         depth = self._inode.extent_depth
         _check_depth(self._inode)
         while depth:
+            _check_index(self._inode, entries)
             i = max(int(np.searchsorted(entries["pgoff"], pgoff, side="right")) - 1, 0)
-            if not len(entries):
-                raise FormatError(f"inode {self._inode.ino}: an empty index of extents")
             first = max(first, int(entries["pgoff"][i])) if i else first
             if i + 1 < len(entries):
                 end = min(end, int(entries["pgoff"][i + 1]))
@@ -96,8 +95,6 @@ class ExtentMap:
             entries = load_node(
                 self._nvram, self._seed, self._inode, Block(int(entries["block"][i])), depth
             )
-        if not first <= pgoff < end:
-            raise FormatError(f"inode {self._inode.ino}: an index of extents is out of order")
         _check_extents(self._inode, entries, self._nvram.size_bytes >> PAGE_SHIFT)
         written = entries[(entries["flags"] & ExtentFlags.UNWRITTEN) == 0]
         self._starts = written["pgoff"].tolist()
@@ -175,14 +172,20 @@ def _check_depth(inode: DiskInode) -> None:
         )
 
 
+def _check_index(inode: DiskInode, entries: ExtentArray) -> None:
+    if not len(entries) or (entries["pgoff"][1:] <= entries["pgoff"][:-1]).any():
+        raise FormatError(f"inode {inode.ino}: an index of extents is empty or out of order")
+
+
 def _check_extents(inode: DiskInode, entries: ExtentArray, nr_image_pages: int) -> None:
-    starts, ends = entries["pgoff"], entries["pgoff"] + entries["nr_pages"]
-    block_ends = entries["block"] + entries["nr_pages"]
-    bad = (starts < 0) | (entries["block"] <= 0) | (block_ends > nr_image_pages)
-    bad[1:] |= starts[1:] < ends[:-1]
+    starts, blocks = entries["pgoff"], entries["block"]
+    nr_pages = entries["nr_pages"].astype(np.int64)
+    # Differences, not sums: what a damaged image says may be at the end of what int64 holds.
+    bad = (starts < 0) | (blocks <= 0) | (blocks > nr_image_pages - nr_pages)
+    bad[1:] |= (starts[1:] < starts[:-1]) | (starts[1:] - starts[:-1] < nr_pages[:-1])
     if bad.any():
-        pgoff, block, nr_pages, _ = entries[int(np.argmax(bad))].item()
+        pgoff, block, nr_extent_pages, _ = entries[int(np.argmax(bad))].item()
         raise FormatError(
-            f"inode {inode.ino}: extent of {nr_pages} pages at file page {pgoff}, image page "
-            f"{block}: outside of the image's {nr_image_pages} pages, or out of order"
+            f"inode {inode.ino}: extent of {nr_extent_pages} pages at file page {pgoff}, image "
+            f"page {block}: outside of the image's {nr_image_pages} pages, or out of order"
         )

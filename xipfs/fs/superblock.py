@@ -112,8 +112,14 @@ class SuperBlock:
         disk = inode.disk
         if not disk.nr_xattr_pages:
             return {}
-        if disk.nr_xattr_pages > _NR_XATTR_PAGES_MAX:
-            raise FormatError(f"inode {disk.ino}: {disk.nr_xattr_pages} pages of attributes")
+        if (
+            disk.nr_xattr_pages > _NR_XATTR_PAGES_MAX
+            or disk.xattr_block + disk.nr_xattr_pages > self.disk.nr_pages
+        ):
+            raise FormatError(
+                f"inode {disk.ino}: {disk.nr_xattr_pages} pages of attributes at page "
+                f"{disk.xattr_block}, in an image of {self.disk.nr_pages}"
+            )
         run = self.nvram.load(disk.xattr_block << PAGE_SHIFT, disk.nr_xattr_pages << PAGE_SHIFT)
         return decode_xattrs(run, self.seed, disk.ino, disk.generation)
 
