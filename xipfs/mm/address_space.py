@@ -5,7 +5,7 @@ hands in an AddressSpaceOperations, the only call from mm up to fs.
 
 Invariants:
     I1  i_pages is written by `mm.migrate` only.
-    I2  A frame in i_pages has one reference for being there.
+    I2  A frame in i_pages has one reference for being there, and its struct page names the page.
 """
 
 from typing import TYPE_CHECKING, Protocol
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from xipfs.errors import bug_on
 from xipfs.units import Kaddr, Pfn, Pgoff, bytes_to_pages
 
 if TYPE_CHECKING:
+    from xipfs.mm.mem_map import MemMap
     from xipfs.mm.vma import Vma
 
 __all__ = ["AddressSpace", "AddressSpaceOperations"]
@@ -73,3 +75,11 @@ class AddressSpace:
     def nr_pages(self) -> int:
         """Pages up to the end of the file, holes included."""
         return bytes_to_pages(self.i_size_bytes)
+
+    def check_invariants(self, mem_map: "MemMap") -> None:
+        """Raise BugError where I2 is broken, or a frame holds two pages."""
+        bug_on(len(set(self.i_pages.values())) != len(self.i_pages), "a frame holds two pages")
+        for pgoff, pfn in self.i_pages.items():
+            named = (int(mem_map.mapping[pfn]), int(mem_map.index[pfn]))
+            bug_on(named != (self.id, pgoff), "I2: another page", pfn=pfn, is_=named, pgoff=pgoff)
+            bug_on(mem_map.page_count(pfn) < 1, "I2: a free frame", pfn=pfn, pgoff=pgoff)

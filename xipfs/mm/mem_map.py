@@ -79,11 +79,12 @@ class MemMap:
 
     def get_page(self, pfn: Pfn) -> None:
         """Take a reference; somebody else must hold one already."""
-        bug_on(self._refcount[pfn] <= 0, "get_page on a free frame", pfn=pfn)
+        bug_on(pfn < 0 or self._refcount[pfn] <= 0, "get_page on a free frame", pfn=pfn)
         self._refcount[pfn] += 1
 
     def put_page(self, pfn: Pfn) -> None:
         """Drop a reference; the last one frees the frame."""
+        bug_on(pfn < 0, "put_page on no frame", pfn=pfn)
         refcount = self._refcount[pfn] - 1
         bug_on(refcount < self._mapcount[pfn], "put_page below mapcount", pfn=pfn, now=refcount)
         self._refcount[pfn] = refcount

@@ -1,8 +1,8 @@
 """Moving pages between the tiers: how, not which (that is a policy) nor when (the daemon).
 
-Both directions unmap by offset first, then copy, then switch, and let the next access fault:
+Both directions unmap by offset, then copy, then switch, and let the next access fault:
 
-    promote   zap the ptes -> allocate a frame -> copy NVRAM into it -> i_pages[pgoff] = frame
+    promote   allocate a frame -> zap the ptes -> copy NVRAM into it -> i_pages[pgoff] = frame
     demote    zap the ptes -> nobody else holds the frame? -> del i_pages[pgoff] -> free it
 
 NVRAM keeps its copy while a clean one is in RAM (a shadow), so demoting moves no byte. A frame
@@ -69,8 +69,10 @@ def promote_pages(
     """Copy file pages into RAM frames, as far as there are free ones.
 
     pgoffs: int64, shape (nr_pages,), sorted, none twice.
-    Holes, pages past the end, and pages that cannot be read are counted as failed.
+    Holes, pages past the end, and pages that cannot be read, or would be copied together with such
+    a one, are counted as failed.
     """
+    bug_on(bool((np.diff(pgoffs) <= 0).any()), "pages to promote: not sorted", pgoffs=pgoffs)
     absent = [pgoff for pgoff in pgoffs.tolist() if pgoff not in mapping.i_pages]
     nr_resident = len(pgoffs) - len(absent)
     nr_migrated = 0
@@ -88,27 +90,28 @@ def promote_pages(
 def demote_pages(
     machine: Machine, mapping: AddressSpace, pgoffs: Iterable[int], reason: DemoteReason
 ) -> MigrateStatistics:
-    """Give the RAM frames of file pages back; pages that somebody holds stay."""
-    nr_migrated = nr_resident = nr_failed = 0
-    for pgoff in pgoffs:
-        pfn = mapping.i_pages.get(pgoff)
-        if pfn is None:
-            nr_resident += 1
-            continue
-        unmap_mapping_range(mapping, Pgoff(pgoff), 1)
+    """Give the RAM frames of file pages back; pages that somebody holds stay.
+
+    pgoffs: none twice.
+    """
+    pages = list(pgoffs)
+    resident = {pgoff: pfn for pgoff in pages if (pfn := mapping.i_pages.get(pgoff)) is not None}
+    for start, nr_pages in _file_runs(list(resident)):
+        unmap_mapping_range(mapping, start, nr_pages)
+    nr_migrated = 0
+    for pgoff, pfn in resident.items():
         bug_on(machine.mem_map.page_mapcount(pfn) != 0, "still mapped after unmap", pfn=pfn)
-        if machine.mem_map.page_count(pfn) != 1:
-            nr_failed += 1
-            continue
-        del mapping.i_pages[pgoff]
-        machine.mem_map.put_page(pfn)
-        nr_migrated += 1
+        if machine.mem_map.page_count(pfn) == 1:
+            del mapping.i_pages[pgoff]
+            machine.mem_map.put_page(pfn)
+            nr_migrated += 1
+    nr_failed = len(resident) - nr_migrated
     vmstat = machine.vmstat
     setattr(vmstat, reason.value, getattr(vmstat, reason.value) + nr_migrated)
     vmstat.xip_shadow_hit += nr_migrated
     vmstat.pgmigrate_success += nr_migrated
     vmstat.pgmigrate_fail += nr_failed
-    return MigrateStatistics(nr_migrated, nr_resident, nr_failed)
+    return MigrateStatistics(nr_migrated, len(pages) - len(resident), nr_failed)
 
 
 def _promote_run(
@@ -136,7 +139,7 @@ def _promote_run(
 
 
 def _file_runs(pgoffs: list[int]) -> Iterator[tuple[Pgoff, int]]:
-    """Cut sorted page offsets into (first, number) of consecutive ones, at most a copy long."""
+    """Cut page offsets into (first, number) of consecutive ones, at most a copy long."""
     start = 0
     for i in range(1, len(pgoffs) + 1):
         if i == len(pgoffs) or pgoffs[i] != pgoffs[i - 1] + 1 or i - start == _NR_COPY_PAGES_MAX:

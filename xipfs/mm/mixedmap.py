@@ -1,34 +1,22 @@
 """VM_MIXEDMAP: pages with and without struct page, side by side in one vma.
 
-    xip_file_fault      where is the page? -> vm_insert_mixed, or the sparse page for a hole
     vm_insert_mixed     by pfn: with a struct page it is counted, without it is only mapped
     vm_insert_page      by struct page: referenced, mapped, counted in rss
     vm_normal_page      the way back from a pte: its struct page's pfn, or None ("special")
-    insert_range        vm_insert_mixed over a range of ptes, in one numpy expression
+    insert_range        both insertions over a range of ptes, in one numpy expression
 
-The fault contract (mm/filemap_xip.c xip_file_fault, 2.6.28, with the second size check and the
-"EBUSY is fine" of 3.14):
+Nothing here overwrites a pte: what finds one answers -EBUSY and changes nothing. So whoever moves
+a page takes its ptes away first (`mm.rmap`).
 
-    situation                                              result
-    pgoff at or past the end of the file                   VM_FAULT_SIGBUS
-    get_xip_mem finds the page                             vm_insert_mixed, VM_FAULT_NOPAGE
-    get_xip_mem fails with anything but "no data"          VM_FAULT_OOM
-    a hole; vma may be written and is shared; fs writable  get_xip_mem(create), or SIGBUS
-    a hole otherwise                                       the sparse page, VM_FAULT_NOPAGE
-    vm_insert_* finds a pte already there (-EBUSY)         VM_FAULT_NOPAGE: another fault won
-    vm_insert_* has no memory (-ENOMEM)                    VM_FAULT_OOM
-
-Differs from Linux: faults of one mm are serialised by the mount's lock, so the sparse page needs
-no mutex and sequence count (xip_sparse_mutex, xip_sparse_seq); leaves cannot run out.
+Source: mm/memory.c, Linux 2.6.28. Differs from Linux: leaves cannot run out, so no -ENOMEM.
 """
 
 import errno
-from enum import IntFlag
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xipfs.errors import NoDataError, XipfsError, bug_on
+from xipfs.errors import bug_on
 from xipfs.mm.pgtable import (
     PMD_SHIFT,
     PTE_NONE,
@@ -40,59 +28,10 @@ from xipfs.mm.pgtable import (
     pte_pfn,
     pte_special,
 )
-from xipfs.mm.vma import (
-    VM_MAYSHARE,
-    VM_MAYWRITE,
-    VM_MIXEDMAP,
-    VM_SHARED,
-    VM_WRITE,
-    Vma,
-)
-from xipfs.units import PAGE_SHIFT, PFN_NONE, Pfn, Pgoff, Vaddr, virt_to_pfn
+from xipfs.mm.vma import VM_MIXEDMAP, Vma
+from xipfs.units import PAGE_SHIFT, PFN_NONE, Pfn, Vaddr
 
-__all__ = [
-    "FaultResult",
-    "insert_range",
-    "vm_insert_mixed",
-    "vm_insert_page",
-    "vm_normal_page",
-    "xip_file_fault",
-]
-
-
-class FaultResult(IntFlag):
-    """VM_FAULT_* (include/linux/mm.h, 2.6.28)."""
-
-    OOM = 0x1
-    SIGBUS = 0x2
-    NOPAGE = 0x100
-
-
-VM_FAULT_ERROR = FaultResult.OOM | FaultResult.SIGBUS
-
-
-def xip_file_fault(vma: Vma, pgoff: Pgoff, address: Vaddr) -> FaultResult:
-    """Map file page *pgoff* at *address*, by the contract in the head of this module."""
-    mapping = vma.vm_file
-    if pgoff >= mapping.nr_pages:
-        return FaultResult.SIGBUS
-    try:
-        kaddr, pfn = mapping.a_ops.get_xip_mem(mapping, pgoff, create=False)
-    except NoDataError:
-        if not _allocates_on_fault(vma):
-            return _fault_result(_insert_sparse(vma, address))
-        try:
-            kaddr, pfn = mapping.a_ops.get_xip_mem(mapping, pgoff, create=True)
-        except XipfsError:
-            return FaultResult.SIGBUS
-    except XipfsError:
-        return FaultResult.OOM
-    if pfn == PFN_NONE:
-        # In RAM: what we got is its kernel address.
-        pfn = virt_to_pfn(kaddr)
-        if vma.vm_mm.machine.arch.pte_special:
-            return _fault_result(vm_insert_page(vma, address, pfn))
-    return _fault_result(vm_insert_mixed(vma, address, pfn))
+__all__ = ["insert_range", "vm_insert_mixed", "vm_insert_page", "vm_normal_page"]
 
 
 def vm_insert_mixed(vma: Vma, address: Vaddr, pfn: Pfn) -> int:
@@ -116,12 +55,14 @@ def vm_insert_page(vma: Vma, address: Vaddr, pfn: Pfn) -> int:
     """Map the page of frame *pfn* at *address*: referenced, mapped, counted in rss, not special.
 
     Returns: 0; -EFAULT outside of the vma; -EINVAL for a page without references; -EBUSY.
+    Bug:     there is no struct page.
     Source:  mm/memory.c vm_insert_page, Linux 2.6.28, in its order of checks.
     """
     if not vma.vm_start <= address < vma.vm_end:
         return -errno.EFAULT
     mm = vma.vm_mm
     mem_map = mm.machine.mem_map
+    bug_on(not 0 <= pfn < mem_map.nr_frames, "vm_insert_page without struct page", pfn=pfn)
     if mem_map.page_count(pfn) == 0:
         return -errno.EINVAL
     leaf = mm.page_table.pte_alloc(address)
@@ -149,17 +90,10 @@ def _insert_pfn(vma: Vma, address: Vaddr, pfn: Pfn) -> int:
     return 0
 
 
-def _insert_sparse(vma: Vma, address: Vaddr) -> int:
-    machine = vma.vm_mm.machine
-    error = vm_insert_page(vma, address, machine.sparse_pfn)
-    if not error:
-        machine.vmstat.xip_insert_sparse += 1
-    return error
-
-
 def vm_normal_page(vma: Vma, pte: int) -> Pfn | None:
     """Return the frame of *pte* if it has a struct page to be used ("normal"), else None.
 
+    With a special bit pfn_valid is never asked: the bit alone decides.
     Source: mm/memory.c vm_normal_page, Linux 2.6.28, for VM_MIXEDMAP areas. Differs from Linux:
     pfn_to_page is the identity here, a struct page being a row of mem_map.
     """
@@ -169,15 +103,17 @@ def vm_normal_page(vma: Vma, pte: int) -> Pfn | None:
     if machine.arch.pte_special:
         if pte_special(pte):
             return None
-        bug_on(not machine.mem_map.pfn_valid(pfn), "a normal pte without struct page", pfn=pfn)
+        bug_on(pfn >= machine.mem_map.nr_frames, "a normal pte without struct page", pfn=pfn)
         return pfn
     return pfn if machine.mem_map.pfn_valid(pfn) else None
 
 
 def insert_range(vma: Vma, address: Vaddr, pfns: NDArray[np.int64]) -> int:
-    """Map *pfns* from *address* on, within one leaf, wherever no pte is: as vm_insert_mixed would.
+    """Map *pfns* from *address* on, within one leaf, wherever no pte is: as a fault on each would.
 
-    pfns: int64, shape (nr_pages,); PFN_NONE, for a hole, maps the sparse page.
+    pfns: int64, shape (nr_pages,), what get_xip_pfns gave. RAM frames are mapped as
+          vm_insert_page does it, NVRAM frames as vm_insert_mixed, PFN_NONE, for a hole, as the
+          sparse page.
     Returns: the number of ptes inserted; ptes already there stay.
     Bug:     the range leaves the vma or the leaf.
     """
@@ -219,20 +155,3 @@ def insert_range(vma: Vma, address: Vaddr, pfns: NDArray[np.int64]) -> int:
 def _set_pte(leaf: Leaf, index: int, pte: int) -> None:
     leaf.words[index] = pte
     leaf.nr_present += 1
-
-
-def _allocates_on_fault(vma: Vma) -> bool:
-    """May a hole be filled by this fault? The fault's own kind, read or write, plays no part."""
-    flags = vma.vm_flags
-    return bool(
-        flags & (VM_WRITE | VM_MAYWRITE)
-        and flags & (VM_SHARED | VM_MAYSHARE)
-        and not vma.vm_file.read_only
-    )
-
-
-def _fault_result(error: int) -> FaultResult:
-    if error == -errno.ENOMEM:
-        return FaultResult.OOM
-    bug_on(error not in (0, -errno.EBUSY), "xip_file_fault: insertion failed", error=error)
-    return FaultResult.NOPAGE

@@ -34,7 +34,7 @@ def unmap_mapping_range(mapping: AddressSpace, pgoff: Pgoff, nr_pages: int) -> i
 
 
 def munmap(vma: Vma) -> None:
-    """Take *vma* away: its ptes, what was known of their use, and leaves that became empty.
+    """Take *vma* away: its ptes, what was known of their use, and leaves that tell nothing more.
 
     Source: mm/mmap.c do_munmap, Linux 2.6.28. Differs from Linux: whole vmas only.
     """
@@ -44,7 +44,8 @@ def munmap(vma: Vma) -> None:
         leaf = leaves[number]
         leaf.accessed[window] = 0
         leaf.heat[window] = 0
-        if leaf.nr_present == 0:
+        # A neighbour's page that just moved has no pte, but its heat.
+        if leaf.nr_present == 0 and not leaf.accessed.any() and not leaf.heat.any():
             del leaves[number]
     vma.vm_mm.remove_vma(vma)
 

@@ -7,18 +7,20 @@ begin at a leaf.
 Invariants:
     I1  Vmas of an mm do not overlap; each is in its mapping's i_mmap exactly once.
     I2  rss_file counts the present ptes whose page is normal (has a usable struct page).
+    I3  A present pte lies in a vma, so that its file finds it by offset; leaves count theirs.
 
 Source: mm/mmap.c. Differs from Linux: freed ranges are reused by size class, not by first fit.
 """
 
 from collections import defaultdict
 
+import numpy as np
 from sortedcontainers import SortedDict
 
 from xipfs.errors import OutOfFramesError, bug_on
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.machine import Machine
-from xipfs.mm.pgtable import PMD_SHIFT, PTRS_PER_PTE, PageTable
+from xipfs.mm.pgtable import PMD_SHIFT, PTE_SPECIAL, PTRS_PER_PTE, PageTable
 from xipfs.units import PAGE_SHIFT, Pgoff, Vaddr
 
 __all__ = [
@@ -130,6 +132,24 @@ class Mm:
             return None
         vma: Vma = self.vmas.peekitem(i)[1]
         return vma if address < vma.vm_end else None
+
+    def check_invariants(self) -> None:
+        """Raise BugError where I1, I2 or I3 is broken. Slow: for tests."""
+        end = Vaddr(0)
+        for start, vma in self.vmas.items():
+            bug_on(start != vma.vm_start or start < end, "I1: vmas overlap", vma=vma)
+            bug_on(vma.vm_file.i_mmap.count(vma) != 1, "I1: not in i_mmap once", vma=vma)
+            end = vma.vm_end
+        nr_normal = 0
+        for number, leaf in self.page_table.leaves.items():
+            present = np.flatnonzero(leaf.ptes)
+            bug_on(len(present) != leaf.nr_present, "I3: nr_present is wrong", leaf=number)
+            for address in ((number << PMD_SHIFT) + (present << PAGE_SHIFT)).tolist():
+                bug_on(self.find_vma(address) is None, "I3: a pte in no vma", address=address)
+            ptes = leaf.ptes[present]
+            has_page = ptes >> PAGE_SHIFT < self.machine.mem_map.nr_frames
+            nr_normal += int(np.count_nonzero(has_page & (ptes & PTE_SPECIAL == 0)))
+        bug_on(nr_normal != self.rss_file, "I2: rss is wrong", rss=self.rss_file, ptes=nr_normal)
 
     def _get_unmapped_area(self, nr_pages: int) -> Vaddr:
         nr_reserved = _nr_reserved_pages(nr_pages)

@@ -65,13 +65,11 @@ class NvramDevice:
                 raise FormatError(
                     f"{path}: no xipfs image: {status.st_size} bytes, less than one page"
                 )
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ImageBusyError(
-                    f"{path}: in use by a writer: unmount it or wait until mkfs is done"
-                ) from None
+            _lock_shared(path, fd)
             return cls(path, fd, status.st_size)
+        except OSError as exc:
+            os.close(fd)
+            raise DeviceError(f"{path}: {exc.strerror}") from exc
         except BaseException:
             os.close(fd)
             raise
@@ -122,3 +120,12 @@ class NvramDevice:
             f"{self.path}: cut short: no byte at {offset:#x}, "
             f"the image had {self.size_bytes:#x} when it was opened"
         )
+
+
+def _lock_shared(path: Path, fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ImageBusyError(
+            f"{path}: in use by a writer: unmount it or wait until mkfs is done"
+        ) from None

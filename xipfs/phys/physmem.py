@@ -13,9 +13,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xipfs.errors import bug_on
+from xipfs.errors import OutOfFramesError, bug_on
 from xipfs.phys.nvram import IOV_MAX, NvramDevice
-from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, Paddr, Pfn
+from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, Paddr, Pfn, format_size
 
 __all__ = ["PhysMem", "Run"]
 
@@ -29,6 +29,7 @@ class PhysMem:
     """RAM of *nr_ram_frames* frames, zeroed, and one NVRAM device.
 
     The host gives RAM frames memory when they are first touched.
+    Raises: OutOfFramesError when it refuses that many.
     """
 
     __slots__ = ("_ram", "_ram_mmap", "nr_nvram_frames", "nr_ram_frames", "nvram")
@@ -37,17 +38,25 @@ class PhysMem:
         self.nvram = nvram
         self.nr_nvram_frames = nvram.size_bytes >> PAGE_SHIFT
         self.nr_ram_frames = nr_ram_frames
-        self._ram_mmap = mmap.mmap(-1, max(nr_ram_frames, 1) << PAGE_SHIFT)
+        size_bytes = max(nr_ram_frames, 1) << PAGE_SHIFT
+        try:
+            self._ram_mmap = mmap.mmap(-1, size_bytes)
+        except (OSError, OverflowError) as exc:
+            raise OutOfFramesError(f"no {format_size(size_bytes)} of RAM: {exc}") from exc
         self._ram = np.frombuffer(self._ram_mmap, np.uint8).data
 
     def view(self, paddr: Paddr, size_bytes: int) -> memoryview:
         """Return the bytes at *paddr*, no copy: valid until their frame is given another content.
 
         A view on NVRAM is read-only and is for system calls only (see `phys.nvram`).
+        Bug: there is no memory.
         """
         if paddr >= _NVRAM_PADDR_START:
-            return self.nvram.view(paddr - _NVRAM_PADDR_START, size_bytes)
-        return self._ram[paddr : paddr + size_bytes]
+            found = self.nvram.view(paddr - _NVRAM_PADDR_START, size_bytes)
+        else:
+            found = self._ram[paddr : paddr + size_bytes]
+        bug_on(len(found) != size_bytes, "no memory", paddr=paddr, size_bytes=size_bytes)
+        return found
 
     def frame(self, pfn: Pfn) -> memoryview:
         """Return the bytes of RAM frame *pfn*, writable, shape (PAGE_SIZE,)."""
@@ -55,7 +64,10 @@ class PhysMem:
         return self._ram[pfn << PAGE_SHIFT : (pfn + 1) << PAGE_SHIFT]
 
     def gather(self, runs: list[Run]) -> bytearray:
-        """Return a copy of all *runs*, one behind the other. Raises: DeviceError."""
+        """Return a copy of all *runs*, one behind the other.
+
+        Raises: DeviceError. Bug: there is no such RAM.
+        """
         buffer = bytearray(sum(size_bytes for _, size_bytes in runs))
         target = memoryview(buffer)
         start = 0
@@ -64,7 +76,7 @@ class PhysMem:
             if paddr >= _NVRAM_PADDR_START:
                 self.nvram.load_into(paddr - _NVRAM_PADDR_START, [part])
             else:
-                part[:] = self._ram[paddr : paddr + size_bytes]
+                part[:] = self.view(paddr, size_bytes)
             start += size_bytes
         return buffer
 
@@ -81,7 +93,8 @@ class PhysMem:
     def runs(pfns: NDArray[np.int64], offset: int, size_bytes: int) -> list[Run]:
         """Return *size_bytes* from byte *offset* of the first frame on, as contiguous runs.
 
-        pfns: int64, shape (nr_pages,), the frames of consecutive file pages, just enough of them.
+        pfns: int64, shape (nr_pages,), at least one: the frames of consecutive file pages, just
+              enough of them.
         """
         breaks = np.flatnonzero(np.diff(pfns) != 1) + 1
         starts = [0, *breaks.tolist()]
