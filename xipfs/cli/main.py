@@ -1,0 +1,78 @@
+"""The `xipfs` command: its subcommands, and what becomes of their errors.
+
+    0    done
+    1    it could not be done: one line on stderr says what, where and what to do
+    2    wrong usage (`fsck`: 16)
+    130  interrupted
+
+`fsck` exits as fsck(8) says.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from xipfs import __version__
+from xipfs.cli.mount import mount
+from xipfs.cli.stat import stat
+from xipfs.cli.umount import umount
+from xipfs.errors import XipfsError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="xipfs",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A filesystem in memory without struct pages that migrates its hot pages to RAM.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for command in (mount, umount, stat):
+    app.command()(command)
+
+_EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
+_EXIT_FSCK_OPERATIONAL, _EXIT_FSCK_USAGE = 8, 16
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"xipfs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Hold the options of the command itself."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (sys.argv if None); return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    is_fsck = arguments[:1] == ["fsck"]
+    try:
+        result = app(arguments, prog_name="xipfs", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except typer.TyperException as exc:
+        print(f"xipfs: {exc.format_message()} (see xipfs --help)", file=sys.stderr)
+        return _EXIT_FSCK_USAGE if is_fsck else _EXIT_USAGE
+    except XipfsError as exc:
+        print(f"xipfs: {exc}", file=sys.stderr)
+        return _EXIT_FSCK_OPERATIONAL if is_fsck else _EXIT_FAILED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _EXIT_INTERRUPTED

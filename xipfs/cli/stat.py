@@ -1,0 +1,76 @@
+"""`xipfs stat MNT`: what a mount is doing, in figures and as a map of the region."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xipfs.fuse.client import ask
+from xipfs.units import format_size
+
+__all__ = ["render_map", "stat"]
+
+_MAP_ROWS = 16
+_MAP_LEGEND = ". untouched   - NVRAM   + NVRAM, hot   m some in RAM   r RAM   R RAM, hot"
+
+
+def stat(
+    mountpoint: Annotated[Path, typer.Argument(metavar="MNT")],
+    as_json: Annotated[bool, typer.Option("--json", help="All figures, for programs.")] = False,
+) -> None:
+    """Show a mount's counters, tiers and a map of its region."""
+    columns = min(shutil.get_terminal_size().columns, 80)
+    facts = ask(mountpoint, "stat", cells=columns * _MAP_ROWS)
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    print("\n".join(_lines(facts)))
+    print(render_map(facts["map"], columns))
+
+
+def render_map(region: dict[str, Any], columns: int) -> str:
+    """Draw the region, one character a cell, *columns* a row; the first line tells the scale."""
+    heats = [heat for heat in region["heat"] if heat]
+    hot = sum(heats) / len(heats) if heats else 0
+    cells = "".join(
+        _cell(nr_mapped, nr_ram, heat >= hot > 0)
+        for nr_mapped, nr_ram, heat in zip(
+            region["nr_mapped"], region["nr_ram"], region["heat"], strict=True
+        )
+    )
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    scale = format_size(region["nr_cell_pages"] * 4096)
+    return "\n".join([f"map of the region, {scale} a character", *rows, _MAP_LEGEND])
+
+
+def _cell(nr_mapped: int, nr_ram: int, hot: bool) -> str:
+    if nr_ram:
+        if nr_ram < nr_mapped:
+            return "m"
+        return "R" if hot else "r"
+    if nr_mapped:
+        return "+" if hot else "-"
+    return "."
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    page = facts["page_size_bytes"]
+    vmstat = facts["vmstat"]
+    used = facts["ram_frames"] - facts["ram_free_frames"]
+    return [
+        f"image        {facts['image']}, {format_size(facts['nvram_pages'] * page)}",
+        f"daemon       pid {facts['pid']}, up {facts['uptime_s']:.0f} s, arch {facts['arch']}",
+        f"cache        {facts['cache']}, {facts['ranges_dropped']} ranges dropped",
+        f"policy       {facts['policy']}, {facts['epochs']} epochs of {facts['epoch_ms']} ms, "
+        f"{facts['policy_errors']} errors, {facts['plan_refused']} entries refused",
+        f"RAM tier     {used} of {facts['ram_frames']} frames used "
+        f"({format_size(used * page)} of {format_size(facts['ram_frames'] * page)})",
+        f"struct pages {facts['struct_pages']} for RAM ({format_size(facts['struct_page_bytes'])}),"
+        f" none for NVRAM ({format_size(facts['struct_page_saved_bytes'])} saved)",
+        f"inserted     {vmstat['xip_insert_pfn']} ptes by pfn, {vmstat['xip_insert_page']} by page",
+        "",
+        *(f"{name} {count}" for name, count in vmstat.items()),
+        "",
+    ]
