@@ -27,7 +27,7 @@ from xipfs.units import (
     Pgoff,
 )
 
-__all__ = ["EXTENT_DEPTH_MAX", "ExtentMap", "iter_extents", "iter_nodes"]
+__all__ = ["EXTENT_DEPTH_MAX", "ExtentMap", "iter_extents", "iter_nodes", "load_node"]
 
 EXTENT_DEPTH_MAX = 4
 """Enough for 5 * 169^4 extents: about as many as the largest file has pages."""

@@ -28,7 +28,7 @@ from xipfs.ondisk.xattr import XATTR_VALUE_SIZE_BYTES_MAX, decode_xattrs
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino, Pgoff, bytes_to_pages
 
-__all__ = ["SuperBlock"]
+__all__ = ["SuperBlock", "read_superblock"]
 
 _NR_XATTR_PAGES_MAX = 16 * bytes_to_pages(XATTR_VALUE_SIZE_BYTES_MAX)
 """1 MiB: bounds what one damaged inode can make us read."""
