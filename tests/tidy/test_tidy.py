@@ -131,13 +131,11 @@ def broken_links(path: Path, text: str) -> list[str]:
         elif name and not target.exists():
             broken.append(f"{link}: no such file")
         elif anchor and target.suffix == ".md":
-            content = target.read_text() if name else text
-            if anchor not in anchors(content):
+            if anchor not in anchors(target.read_text() if name else text):
                 broken.append(f"{link}: no such heading")
-        elif anchor and target.suffix == ".py":
-            # Not #L12, which is another line tomorrow.
-            if not find_symbol(target, anchor):
-                broken.append(f"{link}: no such symbol")
+        # Not #L12, which is another line tomorrow.
+        elif anchor and target.suffix == ".py" and not find_symbol(target, anchor):
+            broken.append(f"{link}: no such symbol")
     return broken
 
 
@@ -248,7 +246,8 @@ DOCUMENT = """# Title
 
 See [the format](FORMAT.md#feature-bits), [here](#a-second-heading), `units.py:parse_size`,
 [gone](GONE.md), [no such](FORMAT.md#gone), [out](../../x.md), `units.py:gone`,
-`xipfs/errors.py:XipfsError.errno`, [code](../xipfs/units.py#gone), [ref], xipfs/gone.py and docs/FORMAT.md.
+`xipfs/errors.py:XipfsError.errno`, [code](../xipfs/units.py#gone), [ref],
+xipfs/gone.py and docs/FORMAT.md.
 
 ```
 # no heading, [no link](nowhere)
