@@ -81,7 +81,7 @@ class InodeFlags(IntFlag):
     INLINE = 1
     """The payload holds the file's bytes, size_bytes of them; there are no extents."""
     ORPHAN = 2
-    """Unlinked but open: on the orphan list, freed by the last close or by recovery."""
+    """On the orphan list: unlinked but open, or not yet cut to its size; recovery finishes it."""
     IMMUTABLE = 4
     """Cannot be changed (chattr +i). Stored; not settable yet."""
     APPEND = 8
