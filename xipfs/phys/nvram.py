@@ -21,7 +21,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from xipfs.errors import DeviceError, FormatError, ImageBusyError
+from xipfs.errors import DeviceError, FormatError, ImageBusyError, bug_on
 from xipfs.units import PAGE_SIZE
 
 __all__ = ["IOV_MAX", "NvramDevice"]
@@ -92,6 +92,7 @@ class NvramDevice:
 
         Raises: DeviceError when the bytes are not all there; the buffers' contents are then void.
         """
+        bug_on(offset < 0, "load before the image", offset=offset)  # -1 is preadv2's "go on"
         wanted = sum(len(buffer) for buffer in buffers)
         try:
             found = os.preadv(self._fd, buffers, offset)

@@ -1,0 +1,313 @@
+"""A small world for tests of phys and mm: a region, files in dicts, machines.
+
+    world = World(tmp_path / "region")
+    mapping = world.fs.make_file({0: 3, 1: 4, 5: 9}, nr_pages=8)     pages 2, 3, 4, 6, 7 are holes
+    vma = world.mmap(mapping)
+    world.page(access_page(vma, Pgoff(5))) == block_bytes(9)
+
+Every page of the region has contents of its own, so bytes tell where they come from.
+"""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xipfs.errors import NoDataError, NoSpaceError, XipfsError
+from xipfs.fs.extent import ExtentMap
+from xipfs.fs.xip import XipOperations
+from xipfs.mm.address_space import AddressSpace
+from xipfs.mm.arch import ARCH_DEFAULT, Arch, get_arch
+from xipfs.mm.machine import Machine
+from xipfs.mm.mixedmap import vm_normal_page
+from xipfs.mm.pgtable import PMD_SHIFT
+from xipfs.mm.vma import VM_XIP_FILE, Mm, Vma
+from xipfs.ondisk.extent import EXTENT_DTYPE
+from xipfs.ondisk.inode import DiskInode
+from xipfs.phys.nvram import NvramDevice
+from xipfs.units import (
+    NVRAM_PFN_START,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PFN_NONE,
+    Ino,
+    Kaddr,
+    Paddr,
+    Pfn,
+    Pgoff,
+    pfn_to_kaddr,
+    virt_to_pfn,
+)
+
+__all__ = [
+    "ARCH_KINDS",
+    "ZEROS",
+    "DictFs",
+    "World",
+    "block_bytes",
+    "check_references",
+    "iter_ptes",
+    "make_extent_file",
+    "make_nvram",
+    "run_python",
+    "snapshot",
+]
+
+ARCH_KINDS = {"bare": ARCH_DEFAULT, "special": get_arch("x86", "6.18")}
+"""Without and with a pte special bit: all that mixed maps notice of an architecture."""
+
+ZEROS = bytes(PAGE_SIZE)
+
+_NR_WORDS = PAGE_SIZE // 8
+
+
+def block_bytes(block: int) -> bytes:
+    """Return what page *block* of a region holds: no two words of any two pages are equal."""
+    words = (1 << 56) + (block << 16) + np.arange(_NR_WORDS)
+    return words.astype("<u8").tobytes()
+
+
+def make_nvram(path: Path, nr_pages: int, nr_zero_pages: int = 0) -> NvramDevice:
+    """Return a device of nr_pages pages; the last nr_zero_pages are zeros, the rest block_bytes."""
+    blocks = np.arange(nr_pages - nr_zero_pages)
+    words = (1 << 56) + (blocks[:, np.newaxis] << 16) + np.arange(_NR_WORDS)
+    with path.open("wb") as file:
+        file.write(words.astype("<u8").tobytes())
+        file.truncate(nr_pages << PAGE_SHIFT)
+    return NvramDevice.open(path)
+
+
+class DictFs:
+    """AddressSpaceOperations over a dict: (file id, pgoff) -> block; what is not there is a hole.
+
+    free_blocks: pages of zeros that filling a hole takes; NoSpaceError when there is none left.
+    errors: (file id, pgoff) -> what to raise instead of an answer.
+    nr_calls: how often each operation was called.
+    """
+
+    def __init__(self, free_blocks: Iterable[int] = ()) -> None:
+        self.blocks: dict[tuple[int, int], int] = {}
+        self.files: list[AddressSpace] = []
+        self.free_blocks = list(free_blocks)
+        self.errors: dict[tuple[int, int], XipfsError] = {}
+        self.nr_calls: Counter[str] = Counter()
+
+    def make_file(
+        self,
+        blocks: Mapping[int, int],
+        *,
+        nr_pages: int | None = None,
+        size_bytes: int | None = None,
+        read_only: bool = True,
+    ) -> AddressSpace:
+        """Return a new file of *blocks*; it ends behind the last one unless told otherwise."""
+        if size_bytes is None:
+            if nr_pages is None:
+                nr_pages = max(blocks, default=-1) + 1
+            size_bytes = nr_pages << PAGE_SHIFT
+        ident = 16 + len(self.files)
+        mapping = AddressSpace(ident, self, i_size_bytes=size_bytes, read_only=read_only)
+        self.files.append(mapping)
+        self.blocks.update({(ident, pgoff): block for pgoff, block in blocks.items()})
+        return mapping
+
+    def get_xip_mem(
+        self, mapping: AddressSpace, pgoff: Pgoff, *, create: bool
+    ) -> tuple[Kaddr, Pfn]:
+        self.nr_calls["get_xip_mem"] += 1
+        return self._find(mapping, pgoff, create=create)
+
+    def get_xip_pfns(self, mapping: AddressSpace, pgoff: Pgoff, nr_pages: int) -> Any:
+        self.nr_calls["get_xip_pfns"] += 1
+        pfns = np.full(nr_pages, PFN_NONE, np.int64)
+        for page in range(nr_pages):
+            try:
+                kaddr, _ = self._find(mapping, Pgoff(pgoff + page), create=False)
+            except NoDataError:
+                continue
+            pfns[page] = virt_to_pfn(kaddr)
+        return pfns
+
+    def _find(self, mapping: AddressSpace, pgoff: Pgoff, *, create: bool) -> tuple[Kaddr, Pfn]:
+        frame = mapping.i_pages.get(pgoff)
+        if frame is not None:
+            return pfn_to_kaddr(frame), Pfn(PFN_NONE)
+        key = (mapping.id, int(pgoff))
+        if key in self.errors:
+            raise self.errors[key]
+        if key not in self.blocks:
+            if not create:
+                raise NoDataError(f"a hole: {key}")
+            if not self.free_blocks:
+                raise NoSpaceError(f"no block for {key}")
+            self.blocks[key] = self.free_blocks.pop()
+        pfn = Pfn(NVRAM_PFN_START + self.blocks[key])
+        return pfn_to_kaddr(pfn), pfn
+
+
+def make_extent_file(
+    nvram: NvramDevice, extents: Sequence[tuple[int, int, int]], *, nr_pages: int, ino: int = 20
+) -> AddressSpace:
+    """Return a file over the real get_xip_mem: *extents* of (pgoff, block, nr_pages), at most 5."""
+    entries = np.array([(*extent, 0) for extent in extents], EXTENT_DTYPE)
+    fields: dict[str, Any] = dict.fromkeys(DiskInode._fields, 0)
+    fields.update(ino=Ino(ino), nr_extents=len(entries), payload=entries.tobytes())
+    inode = _Extents(ExtentMap(nvram, 0, DiskInode(**fields)))
+    a_ops = XipOperations({Ino(ino): inode}.__getitem__)
+    return AddressSpace(ino, a_ops, i_size_bytes=nr_pages << PAGE_SHIFT, read_only=True)
+
+
+class _Extents:
+    """As much of an inode as XipOperations looks at."""
+
+    def __init__(self, extents: ExtentMap) -> None:
+        self.extents = extents
+
+
+class World:
+    """A region of nr_blocks pages, the last nr_zero_blocks free and zero; a machine; one mm.
+
+    nvram: a device to share with other worlds, instead of one at *path* of our own.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        arch: Arch = ARCH_DEFAULT,
+        *,
+        nr_blocks: int = 64,
+        nr_zero_blocks: int = 4,
+        nr_tier_frames: int = 8,
+        nvram: NvramDevice | None = None,
+    ) -> None:
+        self._owns_nvram = nvram is None
+        if nvram is None:
+            assert path is not None
+            nvram = make_nvram(path, nr_blocks, nr_zero_blocks)
+        self.machine = Machine(nvram, nr_tier_frames=nr_tier_frames, arch=arch)
+        self.fs = DictFs(range(nr_blocks - nr_zero_blocks, nr_blocks))
+        self.mms: list[Mm] = []
+        self.mm = self.make_mm()
+
+    def make_mm(self) -> Mm:
+        self.mms.append(Mm(self.machine))
+        return self.mms[-1]
+
+    def mmap(
+        self,
+        mapping: AddressSpace,
+        *,
+        pgoff: int = 0,
+        nr_pages: int | None = None,
+        vm_flags: int = VM_XIP_FILE,
+        mm: Mm | None = None,
+    ) -> Vma:
+        """Map *mapping* from *pgoff* to its end, unless told otherwise, into the first mm."""
+        if nr_pages is None:
+            nr_pages = mapping.nr_pages - pgoff
+        mm = mm if mm is not None else self.mm
+        return mm.mmap(mapping, nr_pages=nr_pages, pgoff=Pgoff(pgoff), vm_flags=vm_flags)
+
+    def page(self, pfn: int) -> bytes:
+        """Return the bytes of frame *pfn*, of either kind."""
+        return bytes(self.machine.physmem.view(Paddr(pfn << PAGE_SHIFT), PAGE_SIZE))
+
+    def pte(self, vma: Vma, pgoff: int) -> int:
+        return vma.vm_mm.page_table.find_pte(vma.address(Pgoff(pgoff)))
+
+    def check(self, pins: Iterable[int] = ()) -> None:
+        """See `check_references`."""
+        check_references(self.machine, self.mms, self.fs.files, pins)
+
+    def close(self) -> None:
+        """Give all back; BufferError tells of a view that somebody kept."""
+        self.machine.close()
+        if self._owns_nvram:
+            self.machine.physmem.nvram.close()
+
+
+def iter_ptes(mm: Mm) -> Iterator[tuple[Vma, Pgoff, int]]:
+    """Yield (vma, pgoff, pte) of every present pte."""
+    for number, leaf in mm.page_table.leaves.items():
+        for index in np.flatnonzero(leaf.ptes).tolist():
+            address = (number << PMD_SHIFT) + (index << PAGE_SHIFT)
+            vma = mm.find_vma(address)
+            assert vma is not None, f"a pte in no vma: {address:#x}"
+            yield vma, vma.pgoff(address), leaf.words[index]
+
+
+def check_references(
+    machine: Machine, mms: Sequence[Mm], files: Sequence[AddressSpace], pins: Iterable[int] = ()
+) -> None:
+    """Account for every reference and every rmap entry of every frame; check all invariants.
+
+    pins: frames that the test itself holds, once for each reference.
+    """
+    refcount: Counter[int] = Counter(pins)
+    mapcount: Counter[int] = Counter()
+    refcount[machine.sparse_pfn] += 1
+    for mapping in files:
+        refcount.update(mapping.i_pages.values())
+    for mm in mms:
+        for vma, _, pte in iter_ptes(mm):
+            if (pfn := vm_normal_page(vma, pte)) is not None:
+                refcount[pfn] += 1
+                mapcount[pfn] += 1
+    mem_map = machine.mem_map
+    assert dict(enumerate(mem_map.refcount.tolist())) == {
+        pfn: refcount[pfn] for pfn in range(mem_map.nr_frames)
+    }
+    assert dict(enumerate(mem_map.mapcount.tolist())) == {
+        pfn: mapcount[pfn] for pfn in range(mem_map.nr_frames)
+    }
+    assert set(refcount) <= set(range(mem_map.nr_frames)), "a reference on a bare pfn"
+    mem_map.check_invariants()
+    for mapping in files:
+        mapping.check_invariants(mem_map)
+    for mm in mms:
+        mm.check_invariants()
+
+
+def snapshot(machine: Machine, mms: Sequence[Mm], files: Sequence[AddressSpace]) -> dict[str, Any]:
+    """Return all that mm knows, as values to compare."""
+    mem_map = machine.mem_map
+    return {
+        "refcount": mem_map.refcount.tolist(),
+        "mapcount": mem_map.mapcount.tolist(),
+        "mapping": mem_map.mapping.tolist(),
+        "index": mem_map.index.tolist(),
+        "vmstat": asdict(machine.vmstat),
+        "i_pages": [dict(mapping.i_pages) for mapping in files],
+        "rss": [mm.rss_file for mm in mms],
+        "leaves": [
+            {
+                number: (
+                    leaf.ptes.tolist(),
+                    leaf.accessed.tolist(),
+                    leaf.heat.tolist(),
+                    leaf.nr_present,
+                )
+                for number, leaf in mm.page_table.leaves.items()
+            }
+            for mm in mms
+        ],
+    }
+
+
+def run_python(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run *script* in a Python of its own that can import what we can."""
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": root},
+    )

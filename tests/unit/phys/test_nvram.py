@@ -1,0 +1,238 @@
+"""NvramDevice: locks between processes, files that are no image, files that shrink."""
+
+import errno
+import fcntl
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.mm import block_bytes, make_nvram, run_python
+from xipfs.errors import BugError, DeviceError, FormatError, ImageBusyError
+from xipfs.phys.nvram import NvramDevice
+from xipfs.units import PAGE_SIZE
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "region"
+
+
+@pytest.fixture
+def nvram(path: Path) -> Iterator[NvramDevice]:
+    nvram = make_nvram(path, 8)
+    yield nvram
+    nvram.close()
+
+
+def nr_open_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_load_load_into_view_and_bytes_agree(nvram: NvramDevice):
+    expected = block_bytes(2)[100:] + block_bytes(3)[:50]
+    offset, size_bytes = 2 * PAGE_SIZE + 100, PAGE_SIZE - 50
+    assert nvram.load(offset, size_bytes) == expected
+    assert bytes(nvram.view(offset, size_bytes)) == expected
+    assert nvram.bytes[offset : offset + size_bytes].tobytes() == expected
+    parts = [bytearray(1), bytearray(PAGE_SIZE - 60), bytearray(9)]
+    nvram.load_into(offset, [memoryview(part) for part in parts])
+    assert b"".join(parts) == expected
+
+
+def test_nothing_that_is_given_out_can_be_written(nvram: NvramDevice):
+    assert nvram.view(0, 8).readonly
+    assert not nvram.bytes.flags.writeable
+
+
+def test_load_of_nothing_is_nothing_even_at_the_end(nvram: NvramDevice):
+    assert nvram.load(nvram.size_bytes, 0) == b""
+    nvram.load_into(nvram.size_bytes, [])
+
+
+@pytest.mark.parametrize("offset", [8 * PAGE_SIZE - 1, 8 * PAGE_SIZE, 1 << 60])
+def test_load_past_the_end_says_where(nvram: NvramDevice, offset: int):
+    first_missing = max(offset, 8 * PAGE_SIZE)
+    with pytest.raises(DeviceError, match=f"{nvram.path}: .* no byte at {first_missing:#x}"):
+        nvram.load(offset, 2)
+    with pytest.raises(DeviceError, match=f"no byte at {first_missing:#x}"):
+        nvram.load_into(offset, [memoryview(bytearray(1)), memoryview(bytearray(1))])
+
+
+def test_load_into_before_the_image_is_a_bug(nvram: NvramDevice):
+    """To preadv2(2) offset -1 means "from the file's position", and it read the first page."""
+    with pytest.raises(BugError, match="load before the image: offset=-1"):
+        nvram.load_into(-1, [memoryview(bytearray(1))])
+
+
+def test_medium_error_is_a_device_error(nvram: NvramDevice, monkeypatch: pytest.MonkeyPatch):
+    def fail(*args: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(DeviceError, match=f"{nvram.path}: Input/output error at byte 0x1000"):
+        nvram.load(PAGE_SIZE, 1)
+    with pytest.raises(DeviceError, match=f"{nvram.path}: Input/output error at byte 0x1000"):
+        nvram.load_into(PAGE_SIZE, [memoryview(bytearray(1))])
+
+
+def test_growing_afterwards_changes_nothing(nvram: NvramDevice, path: Path):
+    with path.open("ab") as file:
+        file.write(bytes(PAGE_SIZE))
+    assert nvram.size_bytes == 8 * PAGE_SIZE
+    assert len(nvram.bytes) == 8 * PAGE_SIZE
+
+
+def test_smallest_image_is_one_page(path: Path):
+    path.write_bytes(bytes(PAGE_SIZE))
+    nvram = NvramDevice.open(path)
+    assert nvram.size_bytes == PAGE_SIZE
+    nvram.close()
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, PAGE_SIZE - 1])
+def test_less_than_a_page_is_no_image(path: Path, size_bytes: int):
+    path.write_bytes(bytes(size_bytes))
+    before = nr_open_fds()
+    with pytest.raises(FormatError, match=f"{path}: no xipfs image: {size_bytes} bytes"):
+        NvramDevice.open(path)
+    assert nr_open_fds() == before
+
+
+def test_missing_file(path: Path):
+    with pytest.raises(DeviceError, match=f"{path}: No such file"):
+        NvramDevice.open(path)
+
+
+def test_directory_fifo_and_character_device_are_no_images(tmp_path: Path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)  # opening one that nobody writes to must not wait
+    before = nr_open_fds()
+    for path in (tmp_path, fifo, Path("/dev/null")):
+        with pytest.raises(DeviceError, match=f"{path}: not a regular file"):
+            NvramDevice.open(path)
+    assert nr_open_fds() == before
+
+
+def test_mapping_that_the_host_refuses_is_a_device_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An image larger than the address space ended in a bare OSError."""
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    path.write_bytes(bytes(PAGE_SIZE))
+    before = nr_open_fds()
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(DeviceError, match=f"{path}: Cannot allocate memory"):
+        NvramDevice.open(path)
+    assert nr_open_fds() == before
+
+
+WRITER = """
+import fcntl, sys
+file = open(sys.argv[1], "rb")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_writer_in_another_process_shuts_us_out_until_it_ends(path: Path):
+    path.write_bytes(bytes(PAGE_SIZE))
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"locked\n"
+        before = nr_open_fds()
+        with pytest.raises(ImageBusyError, match=f"{path}: in use by a writer"):
+            NvramDevice.open(path)
+        assert nr_open_fds() == before
+        writer.kill()  # no last words: the lock goes with the process
+    NvramDevice.open(path).close()
+
+
+READER = """
+import sys
+from xipfs.phys.nvram import NvramDevice
+nvram = NvramDevice.open(sys.argv[1])
+print("opened", nvram.load(0, 3), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_readers_share_and_keep_writers_out(path: Path):
+    nvram = make_nvram(path, 1)
+    run = run_python(READER, path)
+    assert (run.stdout, run.stderr) == (f"opened {block_bytes(0)[:3]!r}\n", "")
+    with path.open("rb") as writer:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        nvram.close()
+        fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_close_reports_a_view_that_somebody_holds_and_can_be_tried_again(path: Path):
+    nvram = make_nvram(path, 1)
+    view = nvram.view(0, 8)
+    with pytest.raises(BufferError):
+        nvram.close()
+    assert bytes(view) == block_bytes(0)[:8]
+    view.release()
+    before = nr_open_fds()
+    nvram.close()
+    assert nr_open_fds() < before
+
+
+CUT_SHORT = """
+import os, sys
+from xipfs.errors import DeviceError
+from xipfs.phys.nvram import NvramDevice
+nvram = NvramDevice.open(sys.argv[1])
+views = [nvram.view(0, 4096), nvram.view(5 * 4096, 4096)]
+os.truncate(sys.argv[1], 4096 + 10)
+print(nvram.load(4096, 10) == bytes([1]) * 10)
+buffer = bytearray(4096)
+for load in (
+    lambda: nvram.load(4096, 11),
+    lambda: nvram.load(5 * 4096, 1),
+    lambda: nvram.load_into(4096, [memoryview(buffer)]),
+):
+    try:
+        print("read", load())
+    except DeviceError as exc:
+        print(str(exc).removeprefix(sys.argv[1]))
+out = os.open("/dev/null", os.O_WRONLY)
+pipe = os.pipe()[1]
+print(os.writev(pipe, [b"head", views[0]]))
+try:
+    print(os.writev(pipe, [views[1]]))
+except OSError as exc:
+    print(exc.strerror)
+print("alive")
+"""
+
+
+def test_file_cut_short_while_it_is_open_is_an_error_not_the_end(path: Path):
+    """A touch of a mapping past the end of its file is SIGBUS: so loads copy, and never touch."""
+    path.write_bytes(bytes([1]) * 8 * PAGE_SIZE)
+    run = run_python(CUT_SHORT, path)
+    assert run.stderr == ""
+    assert run.stdout.splitlines() == [
+        "True",
+        ": cut short: no byte at 0x100a, the image had 0x8000 when it was opened",
+        ": cut short: no byte at 0x5000, the image had 0x8000 when it was opened",
+        ": cut short: no byte at 0x100a, the image had 0x8000 when it was opened",
+        "4100",
+        "Bad address",
+        "alive",
+    ]
+    assert run.returncode == 0
