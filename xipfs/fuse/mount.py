@@ -88,8 +88,11 @@ class Mount:
         with self._lock:
             return operation(*args, **kwargs)
 
-    def read_bytes(self, runs: list[Run]) -> memoryview | bytearray:
-        """Return the bytes of *runs* as one buffer for a system call: a view where there is one."""
+    def read_bytes(self, runs: list[Run]) -> memoryview:
+        """Return the bytes of *runs* as one buffer for a system call: a view where there is one.
+
+        Valid until the next call, and until the lock is taken for something else.
+        """
         if len(runs) == 1:
             return self.machine.physmem.view(*runs[0])
         return self.machine.physmem.gather(runs)

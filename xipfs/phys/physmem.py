@@ -32,10 +32,11 @@ class PhysMem:
     Raises: OutOfFramesError when it refuses that many.
     """
 
-    __slots__ = ("_ram", "_ram_mmap", "nr_nvram_frames", "nr_ram_frames", "nvram")
+    __slots__ = ("_bounce", "_ram", "_ram_mmap", "nr_nvram_frames", "nr_ram_frames", "nvram")
 
     def __init__(self, nvram: NvramDevice, *, nr_ram_frames: int) -> None:
         self.nvram = nvram
+        self._bounce = memoryview(b"")
         self.nr_nvram_frames = nvram.size_bytes >> PAGE_SHIFT
         self.nr_ram_frames = nr_ram_frames
         size_bytes = max(nr_ram_frames, 1) << PAGE_SHIFT
@@ -63,13 +64,16 @@ class PhysMem:
         bug_on(not 0 <= pfn < self.nr_ram_frames, "not a RAM frame", pfn=pfn)
         return self._ram[pfn << PAGE_SHIFT : (pfn + 1) << PAGE_SHIFT]
 
-    def gather(self, runs: list[Run]) -> bytearray:
-        """Return a copy of all *runs*, one behind the other.
+    def gather(self, runs: list[Run]) -> memoryview:
+        """Return a copy of all *runs*, one behind the other, valid until the next `gather`.
 
+        The buffer is kept: fresh memory would cost more in page faults than the copying.
         Raises: DeviceError. Bug: there is no such RAM.
         """
-        buffer = bytearray(sum(size_bytes for _, size_bytes in runs))
-        target = memoryview(buffer)
+        total_bytes = sum(size_bytes for _, size_bytes in runs)
+        if len(self._bounce) < total_bytes:
+            self._bounce = memoryview(bytearray(total_bytes))
+        target = self._bounce[:total_bytes]
         start = 0
         for paddr, size_bytes in runs:
             part = target[start : start + size_bytes]
@@ -78,7 +82,7 @@ class PhysMem:
             else:
                 part[:] = self.view(paddr, size_bytes)
             start += size_bytes
-        return buffer
+        return target
 
     def copy_to_frames(self, pfn: Pfn, frames: list[Pfn]) -> None:
         """Copy the NVRAM frames from *pfn* on into RAM *frames*, in order. Raises: DeviceError."""

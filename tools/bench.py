@@ -1,0 +1,335 @@
+"""Measures xipfs beside its peers; every ratio comes from interleaved runs on one machine.
+
+    read    reads through the mount against a bare pyfuse3 server that has no filesystem at all,
+            and warm reads against a plain file
+    scale   a 64 GiB sparse image against one of 64 MiB: time to mount, memory of the daemon
+    mkfs    making images against `tar -cf` of the same tree to the same disk
+    stat    names and attributes a second, cold, through the mount
+
+A ratio above 1 is in favour of xipfs. Medians of the rounds; the machine should be quiet.
+"""
+
+import contextlib
+import json
+import mmap
+import os
+import random
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from xipfs.fs.mkfs import mkfs
+from xipfs.fs.source import walk_tree
+from xipfs.units import PAGE_SIZE
+
+__all__ = ["Comparison", "app"]
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+_TOOLS = Path(__file__).resolve().parent
+_MIB = 1 << 20
+_READ_FILE_SIZE_BYTES = 128 * _MIB
+_SEED = 1
+
+
+class Comparison(NamedTuple):
+    """One line of results. ours and peer: medians in `unit`; ratio: ours is so much better."""
+
+    name: str
+    unit: str
+    ours: float
+    peer: float
+    peer_name: str
+    ratio: float
+
+
+def compare(
+    name: str,
+    unit: str,
+    ours: Callable[[], float],
+    peer: Callable[[], float],
+    peer_name: str,
+    *,
+    rounds: int,
+    more_is_better: bool = True,
+) -> Comparison:
+    """Measure both in turn, *rounds* times, after one round that does not count."""
+    figures: list[tuple[float, float]] = []
+    for i in range(rounds + 1):
+        pair = (ours(), peer()) if i % 2 else tuple(reversed((peer(), ours())))
+        if i:
+            figures.append((pair[0], pair[1]))
+    ratios = [a / b if more_is_better else b / a for a, b in figures]
+    return Comparison(
+        name,
+        unit,
+        statistics.median(a for a, _ in figures),
+        statistics.median(b for _, b in figures),
+        peer_name,
+        statistics.median(ratios),
+    )
+
+
+@app.command()
+def read(
+    rounds: Annotated[int, typer.Option(help="Counted rounds of each measurement.")] = 7,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Cold and warm reads of one file of 128 MiB."""
+    with _workspace() as work:
+        source = work / "source"
+        source.mkdir()
+        (source / "image").write_bytes(random.Random(_SEED).randbytes(_READ_FILE_SIZE_BYTES))
+        image = work / "a.img"
+        mkfs(image, walk_tree(source), now_ns=0)
+        results = []
+        for cache in ("sampled", "none"):
+            with (
+                _xipfs(image, work / "ours", f"cache={cache}") as ours,
+                _bare(source / "image", work / "bare", cache) as bare,
+            ):
+                for name, unit, measure in (
+                    ("4 KiB random, cold", "reads/s", _random_reads),
+                    ("1 MiB sequential, cold", "MB/s", _sequential_reads),
+                ):
+                    results.append(
+                        compare(
+                            f"{name}, cache={cache}",
+                            unit,
+                            partial(measure, ours / "image"),
+                            partial(measure, bare / "image"),
+                            "bare pyfuse3",
+                            rounds=rounds,
+                        )
+                    )
+        with _xipfs(image, work / "ours", "cache=full") as ours:
+            results.append(
+                compare(
+                    "4 KiB random, warm, cache=full",
+                    "reads/s",
+                    lambda: _warm_reads(ours / "image"),
+                    lambda: _warm_reads(source / "image"),
+                    "plain file",
+                    rounds=rounds,
+                )
+            )
+        _report(results, as_json)
+
+
+@app.command()
+def scale(
+    rounds: Annotated[int, typer.Option(help="Counted rounds of each measurement.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """What the size of an image costs: 64 GiB, nearly all free, against 64 MiB."""
+    with _workspace() as work:
+        source = work / "source"
+        source.mkdir()
+        for i in range(1000):
+            (source / f"file-{i}").write_bytes(random.Random(i).randbytes(20000))
+        small, large = work / "small.img", work / "large.img"
+        mkfs(small, walk_tree(source), size_bytes=64 << 20, now_ns=0)
+        mkfs(large, walk_tree(source), size_bytes=64 << 30, now_ns=0)
+
+        def mount_time_ms(image: Path) -> float:
+            start = time.perf_counter()
+            with _xipfs(image, work / "mnt", ""):
+                return (time.perf_counter() - start) * 1e3
+
+        results = [
+            compare(
+                "time to mount, 64 GiB",
+                "ms",
+                lambda: mount_time_ms(large),
+                lambda: mount_time_ms(small),
+                "64 MiB",
+                rounds=rounds,
+                more_is_better=False,
+            )
+        ]
+        for name, reads in (("before", False), ("after reading 1,000 files", True)):
+            anonymous_kib = []
+            for image in (large, small):
+                with _xipfs(image, work / "mnt", "epoch=3600000") as mnt:
+                    if reads:
+                        for path in mnt.iterdir():
+                            path.read_bytes()
+                    anonymous_kib.append(_rss_anon_kib(mnt))
+            results.append(
+                Comparison(
+                    f"RssAnon {name}, 64 GiB",
+                    "KiB",
+                    anonymous_kib[0],
+                    anonymous_kib[1],
+                    "64 MiB",
+                    anonymous_kib[1] / anonymous_kib[0],
+                )
+            )
+        _report(results, as_json)
+
+
+@app.command(name="mkfs")
+def mkfs_command(
+    rounds: Annotated[int, typer.Option(help="Counted rounds of each measurement.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Images of the standard library's tree and of 100,000 small files, against tar."""
+    with _workspace() as work:
+        small_files = work / "small"
+        for i in range(100):
+            directory = small_files / f"d{i}"
+            directory.mkdir(parents=True)
+            for j in range(1000):
+                (directory / f"file-{j}").write_bytes(b"x" * (100 + 3 * j))
+        results = []
+        for name, tree in (
+            ("Python's standard library", Path(sysconfig.get_path("stdlib"))),
+            ("100,000 small files", small_files),
+        ):
+
+            def make(tree: Path = tree) -> float:
+                start = time.perf_counter()
+                mkfs(work / "a.img", walk_tree(tree), now_ns=0, force=True)
+                return time.perf_counter() - start
+
+            def tar(tree: Path = tree) -> float:
+                # Not to /dev/null, which tar notices and reads nothing.
+                start = time.perf_counter()
+                subprocess.run(["tar", "-C", tree, "-cf", work / "a.tar", "."], check=True)
+                return time.perf_counter() - start
+
+            results.append(
+                compare(
+                    f"mkfs, {name}", "s", make, tar, "tar -cf", rounds=rounds, more_is_better=False
+                )
+            )
+        _report(results, as_json)
+
+
+def _random_reads(path: Path, nr_reads: int = 4000) -> float:
+    """Return reads a second of distinct 4 KiB pages that nobody has cached."""
+    _drop_cache(path)
+    pages = random.Random(_SEED).sample(range(_READ_FILE_SIZE_BYTES // PAGE_SIZE), nr_reads)
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    start = time.perf_counter()
+    for page in pages:
+        os.pread(fd, PAGE_SIZE, page * PAGE_SIZE)
+    elapsed_s = time.perf_counter() - start
+    os.close(fd)
+    return nr_reads / elapsed_s
+
+
+def _sequential_reads(path: Path) -> float:
+    """Return MB/s of reading the whole file by 1 MiB, nothing of it cached."""
+    _drop_cache(path)
+    buffer = mmap.mmap(-1, _MIB)  # page-aligned: the kernel cuts other requests in two
+    fd = os.open(path, os.O_RDONLY)
+    start = time.perf_counter()
+    while os.readv(fd, [buffer]):
+        pass
+    elapsed_s = time.perf_counter() - start
+    os.close(fd)
+    return _READ_FILE_SIZE_BYTES / elapsed_s / 1e6
+
+
+def _warm_reads(path: Path, nr_reads: int = 200_000) -> float:
+    """Return reads a second of 4 KiB pages that are all in the page cache."""
+    path.read_bytes()
+    rng = random.Random(_SEED)
+    offsets = [
+        rng.randrange(_READ_FILE_SIZE_BYTES // PAGE_SIZE) * PAGE_SIZE for _ in range(nr_reads)
+    ]
+    fd = os.open(path, os.O_RDONLY)
+    start = time.perf_counter()
+    for offset in offsets:
+        os.pread(fd, PAGE_SIZE, offset)
+    elapsed_s = time.perf_counter() - start
+    os.close(fd)
+    return nr_reads / elapsed_s
+
+
+def _drop_cache(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def _rss_anon_kib(mountpoint: Path) -> int:
+    facts = json.loads(
+        subprocess.run(
+            [sys.executable, "-m", "xipfs", "stat", "--json", mountpoint],
+            check=True,
+            capture_output=True,
+        ).stdout
+    )
+    status = Path(f"/proc/{facts['pid']}/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0])
+
+
+@contextlib.contextmanager
+def _workspace() -> Iterator[Path]:
+    """A folder on tmpfs where there is one, so that no disk is measured."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="xipfs-bench-", dir=parent) as work:
+        yield Path(work)
+
+
+@contextlib.contextmanager
+def _xipfs(image: Path, mountpoint: Path, options: str) -> Iterator[Path]:
+    mountpoint.mkdir(exist_ok=True)
+    subprocess.run(
+        [sys.executable, "-m", "xipfs", "mount", image, mountpoint, "-o", options],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield mountpoint
+    finally:
+        subprocess.run([sys.executable, "-m", "xipfs", "umount", mountpoint], check=True)
+
+
+@contextlib.contextmanager
+def _bare(file: Path, mountpoint: Path, cache: str) -> Iterator[Path]:
+    mountpoint.mkdir(exist_ok=True)
+    server = subprocess.Popen([sys.executable, _TOOLS / "bare_server.py", file, mountpoint, cache])
+    while not os.path.ismount(mountpoint):
+        if server.poll() is not None:
+            raise typer.Exit(1)
+        time.sleep(0.01)
+    try:
+        yield mountpoint
+    finally:
+        subprocess.run(["fusermount3", "-u", mountpoint], check=True)
+        server.wait()
+
+
+def _report(results: list[Comparison], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([result._asdict() for result in results], indent=1))
+        return
+    table = Table("measurement", "xipfs", "peer", "", "ratio")
+    for result in results:
+        table.add_row(
+            result.name,
+            f"{result.ours:,.4g} {result.unit}",
+            f"{result.peer:,.4g} {result.unit}",
+            result.peer_name,
+            f"{result.ratio:.2f}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    app()
