@@ -97,7 +97,7 @@ def read(
         for cache in ("sampled", "none"):
             with (
                 _xipfs(image, work / "ours", f"cache={cache}") as ours,
-                _bare(source / "image", work / "bare", cache) as bare,
+                _bare(image, work / "bare", cache) as bare,
             ):
                 for name, unit, measure in (
                     ("4 KiB random, cold", "reads/s", _random_reads),

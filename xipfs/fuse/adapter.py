@@ -11,7 +11,7 @@ nothing else of the mount runs.
 import errno
 import logging
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar, cast
+from typing import TypeVar, TypeVarTuple, cast
 
 import pyfuse3
 
@@ -21,14 +21,15 @@ from xipfs.fuse.mount import Mount
 from xipfs.fuse.options import CacheMode
 from xipfs.ondisk.dentry import NAME_SIZE_BYTES_MAX
 from xipfs.ondisk.superblock import Compat
+from xipfs.phys.physmem import Run
 from xipfs.units import PAGE_SIZE, Fh, Ino
 
 __all__ = ["Adapter"]
 
 _log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 TIMEOUT_S = 86400.0
 """How long the kernel may keep names and attributes: they do not change while mounted read-only."""
@@ -47,6 +48,9 @@ class Adapter(pyfuse3.Operations):
         self._mount = mount
         self._operations = mount.operations
         self._dispatch = mount.dispatch
+        # Bound once and typed as pyfuse3 wants them: these two are on the way of every read.
+        self._read = cast("Callable[[int, int, int], list[Run]]", mount.operations.read)
+        self._read_bytes = cast("Callable[[list[Run]], bytes]", mount.read_bytes)
         self._direct_io = mount.options.cache is CacheMode.NONE
         # The kernel asks for ACLs of every inode on the way if this is on.
         self.enable_acl = bool(mount.sb.disk.compat & Compat.ACL)
@@ -115,8 +119,8 @@ class Adapter(pyfuse3.Operations):
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
         """Return the bytes that the ptes name: a view where they are contiguous, else a copy."""
         try:
-            runs = self._dispatch(self._operations.read, cast("Fh", fh), off, size)
-            return cast("bytes", self._mount.read_bytes(runs))
+            runs = self._dispatch(self._read, fh, off, size)
+            return self._read_bytes(runs)
         except Exception as exc:
             raise _fuse_error(exc) from None
 
@@ -153,9 +157,9 @@ class Adapter(pyfuse3.Operations):
         names = self._call(self._operations.listxattr, Ino(inode))
         return [pyfuse3.XAttrNameT(name) for name in names]
 
-    def _call(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _call(self, operation: Callable[[*Ts], T], *args: *Ts) -> T:
         try:
-            return self._dispatch(operation, *args, **kwargs)
+            return self._dispatch(operation, *args)
         except Exception as exc:
             raise _fuse_error(exc) from None
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from xipfs.errors import MountError
 from xipfs.fs.superblock import SuperBlock
@@ -36,8 +36,8 @@ from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino
 
 __all__ = ["Mount"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 NR_RAM_FRAMES_MAX = 1 << 28
 """1 TiB: a mistyped ram= is an error, not an attempt."""
@@ -54,6 +54,7 @@ class Mount:
         self.sb = sb
         self.options = options
         self.machine = Machine(sb.nvram, nr_tier_frames=nr_tier_frames, arch=get_arch(options.arch))
+        self._view = self.machine.physmem.view
         self.mm = Mm(self.machine)
         self.log = AccessLog()
         self.operations = Operations(sb, self.mm, self.log)
@@ -83,10 +84,10 @@ class Mount:
             sb.close()
             raise
 
-    def dispatch(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def dispatch(self, operation: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call *operation* under the lock: the one way in for everything that touches the core."""
         with self._lock:
-            return operation(*args, **kwargs)
+            return operation(*args)
 
     def read_bytes(self, runs: list[Run]) -> memoryview:
         """Return the bytes of *runs* as one buffer for a system call: a view where there is one.
@@ -94,7 +95,8 @@ class Mount:
         Valid until the next call, and until the lock is taken for something else.
         """
         if len(runs) == 1:
-            return self.machine.physmem.view(*runs[0])
+            paddr, size_bytes = runs[0]
+            return self._view(paddr, size_bytes)
         return self.machine.physmem.gather(runs)
 
     def run_epoch(self) -> list[DropRange]:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from xipfs.errors import OutOfFramesError, bug_on
 from xipfs.phys.nvram import IOV_MAX, NvramDevice
-from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, Paddr, Pfn, format_size
+from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, Pfn, format_size
 
 __all__ = ["PhysMem", "Run"]
 
-Run: TypeAlias = tuple[Paddr, int]
-"""(first byte, size in bytes) of some contiguous physical memory."""
+Run: TypeAlias = tuple[int, int]
+"""(paddr of the first byte, size in bytes) of some contiguous physical memory."""
 
 _NVRAM_PADDR_START = NVRAM_PFN_START << PAGE_SHIFT
 
@@ -46,7 +46,7 @@ class PhysMem:
             raise OutOfFramesError(f"no {format_size(size_bytes)} of RAM: {exc}") from exc
         self._ram = np.frombuffer(self._ram_mmap, np.uint8).data
 
-    def view(self, paddr: Paddr, size_bytes: int) -> memoryview:
+    def view(self, paddr: int, size_bytes: int) -> memoryview:
         """Return the bytes at *paddr*, no copy: valid until their frame is given another content.
 
         A view on NVRAM is read-only and is for system calls only (see `phys.nvram`).
@@ -56,7 +56,8 @@ class PhysMem:
             found = self.nvram.view(paddr - _NVRAM_PADDR_START, size_bytes)
         else:
             found = self._ram[paddr : paddr + size_bytes]
-        bug_on(len(found) != size_bytes, "no memory", paddr=paddr, size_bytes=size_bytes)
+        if len(found) != size_bytes:
+            bug_on(True, "no memory", paddr=paddr, size_bytes=size_bytes)
         return found
 
     def frame(self, pfn: Pfn) -> memoryview:
@@ -100,14 +101,15 @@ class PhysMem:
         pfns: int64, shape (nr_pages,), at least one: the frames of consecutive file pages, just
               enough of them.
         """
-        breaks = np.flatnonzero(np.diff(pfns) != 1) + 1
-        starts = [0, *breaks.tolist()]
-        ends = [*starts[1:], len(pfns)]
+        first_paddr = (int(pfns[0]) << PAGE_SHIFT) + offset
+        breaks = np.flatnonzero(pfns[1:] - pfns[:-1] != 1)
+        if not len(breaks):
+            return [(first_paddr, size_bytes)]
+        starts = [0, *(breaks + 1).tolist()]
         runs: list[Run] = []
-        for start, end in zip(starts, ends, strict=True):
-            paddr = (int(pfns[start]) << PAGE_SHIFT) + offset
+        for start, end in zip(starts, [*starts[1:], len(pfns)], strict=True):
             run_bytes = min(((end - start) << PAGE_SHIFT) - offset, size_bytes)
-            runs.append((Paddr(paddr), run_bytes))
+            runs.append(((int(pfns[start]) << PAGE_SHIFT) + offset, run_bytes))
             size_bytes -= run_bytes
             offset = 0
         return runs
