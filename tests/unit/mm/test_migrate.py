@@ -103,6 +103,13 @@ def test_last_page_moves_even_if_the_file_ends_in_it(world: World):
     assert world.page(mapping.i_pages[0]) == block_bytes(5)
 
 
+def test_block_past_the_end_of_the_file_is_no_page_of_it(world: World):
+    """Space may be reserved there: nobody can map it, so nobody needs it in RAM."""
+    mapping = world.fs.make_file({0: 5, 1: 6, 2: 7}, size_bytes=4097)
+    assert promote(world, mapping, 0, 1, 2) == (2, 0, 1)
+    assert sorted(mapping.i_pages) == [0, 1]
+
+
 def test_nothing_is_asked_nothing_moves(world: World):
     mapping = linear_file(world)
     assert promote(world, mapping) == (0, 0, 0)
