@@ -4,7 +4,6 @@
             and warm reads against a plain file
     scale   a 64 GiB sparse image against one of 64 MiB: time to mount, memory of the daemon
     mkfs    making images against `tar -cf` of the same tree to the same disk
-    stat    names and attributes a second, cold, through the mount
 
 A ratio above 1 is in favour of xipfs. Medians of the rounds; the machine should be quiet.
 """
