@@ -63,6 +63,12 @@ class ExtentMap:
 
         Raises: FormatError.
         """
+        if not self._first <= pgoff < self._end:
+            self._take_leaf(pgoff)
+        i = bisect_right(self._starts, pgoff) - 1
+        if i >= 0 and pgoff + nr_pages <= min(self._ends[i], self._end):  # most often, by far
+            pfn = NVRAM_PFN_START + self._blocks[i] + pgoff - self._starts[i]
+            return np.arange(pfn, pfn + nr_pages, dtype=np.int64)
         pfns = np.full(nr_pages, PFN_NONE, np.int64)
         position, end = int(pgoff), pgoff + nr_pages
         while position < end:
