@@ -50,16 +50,15 @@ def serve(mount: Mount, mountpoint: Path, mounted: Callable[[], None]) -> None:
     except RuntimeError as exc:
         raise MountError(f"{mountpoint}: the kernel refused the mount: {exc}") from exc
     try:
-        _raise_read_ahead(mountpoint)
         mounted()
         gc.collect()
         gc.freeze()  # what lives as long as the mount need not be looked at again
-        trio.run(_serve, mount)
+        trio.run(_serve, mount, mountpoint)
     finally:
         pyfuse3.close(unmount=True)
 
 
-async def _serve(mount: Mount) -> None:
+async def _serve(mount: Mount, mountpoint: Path) -> None:
     session_fd = find_session_fd()
     notifier = Notifier(session_fd) if session_fd is not None else None
     control = ControlServer(mount)
@@ -68,6 +67,7 @@ async def _serve(mount: Mount) -> None:
         await nursery.start(control.serve)
         nursery.start_soon(_run_epochs, mount, notifier)
         nursery.start_soon(_end_on_signal, notifier)
+        nursery.start_soon(_raise_read_ahead, mountpoint)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
     if notifier is not None:
@@ -122,9 +122,12 @@ def _fuse_options(mount: Mount) -> set[str]:
     return flags
 
 
-def _raise_read_ahead(mountpoint: Path) -> None:
+async def _raise_read_ahead(mountpoint: Path) -> None:
     """Let the kernel read ahead further. Only root can; others keep the default."""
-    info = find_mount(mountpoint)
-    if info is not None:
-        with contextlib.suppress(OSError):
-            Path(f"/sys/class/bdi/{info.device}/read_ahead_kb").write_text(f"{READ_AHEAD_KIB}\n")
+    with contextlib.suppress(OSError):
+        # The kernel sets its default when INIT is answered. Whatever comes back comes after that.
+        await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+        info = find_mount(mountpoint)
+        if info is not None:
+            bdi = Path(f"/sys/class/bdi/{info.device}")
+            (bdi / "read_ahead_kb").write_text(f"{READ_AHEAD_KIB}\n")
