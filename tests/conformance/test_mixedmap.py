@@ -167,15 +167,18 @@ def test_10_page_path_maps_one_page_many_times(world: World, vma: Vma, frame: Pf
     world.check(pins=[frame])
 
 
-def test_15_fault_that_comes_second_finds_the_pte_and_is_content(world: World, vma: Vma):
+def test_15_fault_that_comes_second_finds_the_pte_and_is_content(world: World):
     """2.6.28 stopped with BUG_ON here; 3.14 knows that another fault may have been faster."""
+    vma = world.mmap(world.fs.make_file({0: 3, 1: 4}, nr_pages=3))
     promote_pages(world.machine, vma.vm_file, np.array([1]))
-    for pgoff in (0, 1):
+    for pgoff in (0, 1, 2):  # in NVRAM, in RAM, and a hole
         assert fault(vma, pgoff) == NOPAGE
         pte = world.pte(vma, pgoff)
         assert fault(vma, pgoff) == NOPAGE
         assert world.pte(vma, pgoff) == pte
     assert world.machine.mem_map.page_mapcount(vma.vm_file.i_pages[1]) == 1
+    assert world.machine.mem_map.page_mapcount(world.machine.sparse_pfn) == 1
+    assert world.machine.vmstat.xip_insert_sparse == 1
     world.check()
 
 

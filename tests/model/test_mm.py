@@ -14,9 +14,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
+    MultipleResults,
     RuleBasedStateMachine,
     consumes,
+    initialize,
     invariant,
+    multiple,
     rule,
     run_state_machine_as_test,
 )
@@ -41,7 +44,7 @@ from xipfs.phys.nvram import NvramDevice
 from xipfs.units import NVRAM_PFN_START, Pgoff
 
 NR_BLOCKS = 128
-NR_ZERO_BLOCKS = 4
+NR_ZERO_BLOCKS = 14
 NR_TIER_FRAMES = 6
 
 LAYOUTS: list[tuple[dict[int, int], int]] = [
@@ -53,7 +56,7 @@ LAYOUTS: list[tuple[dict[int, int], int]] = [
         | {pgoff: pgoff - 1020 + 80 for pgoff in range(1020, 1028)},
         1100,
     ),
-    ({0: 100, 3: 101}, 5),  # on a writable filesystem, whose holes a fault may fill
+    ({0: 100, 3: 101}, 16),  # on a writable filesystem, whose holes a fault may fill
 ]
 WRITABLE = 3
 
@@ -108,27 +111,26 @@ class MixedMap(RuleBasedStateMachine):
 
     # --- rules ---
 
+    @initialize(target=vmas)
+    def mmap_all(self) -> MultipleResults[MappedVma]:
+        """Something to work on from the first step: each file whole, one of them in two ways."""
+        wholes = [(file, range(nr_pages)) for file, (_, nr_pages) in enumerate(LAYOUTS)]
+        return multiple(
+            *(self._mmap(file % 2, file, pages, fills_holes=False) for file, pages in wholes),
+            self._mmap(0, WRITABLE, range(LAYOUTS[WRITABLE][1]), fills_holes=True),
+        )
+
     @rule(
         target=vmas,
         mm=st.integers(0, 1),
         file=files,
         place=places,
         length=lengths,
-        part=st.booleans(),
+        fills_holes=st.booleans(),
     )
-    def mmap(self, mm: int, file: int, place: int, length: int, part: bool) -> MappedVma:
-        nr_pages = LAYOUTS[file][1]
-        pages = within(nr_pages, place, length) if part else range(nr_pages)
-        fills_holes = file == WRITABLE and place % 2 == 0
-        vma = self.world.mmap(
-            self.files[file],
-            pgoff=pages.start,
-            nr_pages=len(pages),
-            vm_flags=VM_XIP_FILE | (VM_SHARED | VM_MAYWRITE if fills_holes else 0),
-            mm=self.world.mms[mm],
-        )
-        self.maps.append(MappedVma(vma, file, pages, fills_holes))
-        return self.maps[-1]
+    def mmap(self, mm: int, file: int, place: int, length: int, fills_holes: bool) -> MappedVma:
+        pages = within(LAYOUTS[file][1], place, length)
+        return self._mmap(mm, file, pages, fills_holes=fills_holes)
 
     @rule(of=consumes(vmas))
     def munmap(self, of: MappedVma) -> None:
@@ -255,6 +257,17 @@ class MixedMap(RuleBasedStateMachine):
         self.world.close()
 
     # --- helpers ---
+
+    def _mmap(self, mm: int, file: int, pages: range, *, fills_holes: bool) -> MappedVma:
+        vma = self.world.mmap(
+            self.files[file],
+            pgoff=pages.start,
+            nr_pages=len(pages),
+            vm_flags=VM_XIP_FILE | (VM_SHARED | VM_MAYWRITE if fills_holes else 0),
+            mm=self.world.mms[mm],
+        )
+        self.maps.append(MappedVma(vma, file, pages, fills_holes and file == WRITABLE))
+        return self.maps[-1]
 
     def _access(self, of: MappedVma, pages: range, *, by_page: bool) -> None:
         vmstat = self.world.machine.vmstat
