@@ -24,14 +24,11 @@ from xipfs.ondisk.superblock import (
     decode_state,
     decode_superblock,
 )
-from xipfs.ondisk.xattr import XATTR_VALUE_SIZE_BYTES_MAX, decode_xattrs
+from xipfs.ondisk.xattr import NR_XATTR_PAGES_MAX, decode_xattrs
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino, Pgoff, bytes_to_pages
 
 __all__ = ["SuperBlock", "read_superblock"]
-
-_NR_XATTR_PAGES_MAX = 16 * bytes_to_pages(XATTR_VALUE_SIZE_BYTES_MAX)
-"""1 MiB: bounds what one damaged inode can make us read."""
 
 
 class SuperBlock:
@@ -113,7 +110,7 @@ class SuperBlock:
         if not disk.nr_xattr_pages:
             return {}
         if (
-            disk.nr_xattr_pages > _NR_XATTR_PAGES_MAX
+            disk.nr_xattr_pages > NR_XATTR_PAGES_MAX
             or disk.xattr_block + disk.nr_xattr_pages > self.disk.nr_pages
         ):
             raise FormatError(

@@ -79,6 +79,8 @@ class NvramDevice:
 
         Raises: DeviceError when the bytes are not all there.
         """
+        if offset + size_bytes > self.size_bytes:  # perhaps too far for pread(2) to ask for
+            self._raise_cut_short(max(offset, self.size_bytes))
         try:
             data = os.pread(self._fd, size_bytes, offset)
         except OSError as exc:
