@@ -17,8 +17,7 @@ from typing import cast
 import pyfuse3
 import trio
 
-from xipfs.fuse.mountpoint import find_mount
-from xipfs.fuse.server import READ_AHEAD_KIB
+from xipfs.fuse.server import raise_read_ahead
 
 __all__ = ["BareServer", "main"]
 
@@ -82,13 +81,17 @@ def main(image: str, mountpoint: str, cache: str) -> None:
     server = BareServer(image, direct_io=cache == "none")
     options = {"fsname=bare", "subtype=bare", "default_permissions", "ro"}
     pyfuse3.init(server, mountpoint, options)
-    info = find_mount(Path(mountpoint))
-    if info is not None and os.geteuid() == 0:
-        Path(f"/sys/class/bdi/{info.device}/read_ahead_kb").write_text(f"{READ_AHEAD_KIB}\n")
     try:
-        trio.run(pyfuse3.main)
+        trio.run(_serve, Path(mountpoint))
     finally:
         pyfuse3.close(unmount=True)
+
+
+async def _serve(mountpoint: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(raise_read_ahead, mountpoint)
+        await pyfuse3.main()
+        nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from xipfs.fuse.mount import Mount
 from xipfs.fuse.mountpoint import find_mount
 from xipfs.fuse.notifier import Notifier, find_session_fd
 
-__all__ = ["serve"]
+__all__ = ["raise_read_ahead", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ async def _serve(mount: Mount, mountpoint: Path) -> None:
         await nursery.start(control.serve)
         nursery.start_soon(_run_epochs, mount, notifier)
         nursery.start_soon(_end_on_signal, notifier)
-        nursery.start_soon(_raise_read_ahead, mountpoint)
+        nursery.start_soon(raise_read_ahead, mountpoint)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
     if notifier is not None:
@@ -122,8 +122,8 @@ def _fuse_options(mount: Mount) -> set[str]:
     return flags
 
 
-async def _raise_read_ahead(mountpoint: Path) -> None:
-    """Let the kernel read ahead further. Only root can; others keep the default."""
+async def raise_read_ahead(mountpoint: Path) -> None:
+    """Let the kernel read ahead further, soon. Only root can; others keep the default."""
     with contextlib.suppress(OSError):
         # The kernel sets its default when INIT is answered. Whatever comes back comes after that.
         await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
