@@ -153,7 +153,8 @@ class Mount:
 
     def _find_mapping(self, mapping_id: int) -> AddressSpace | None:
         inode = self.sb.find_inode(Ino(mapping_id))
-        return inode.mapping if inode is not None else None
+        # Of directories and symbolic links nobody maps a page.
+        return inode.mapping if inode is not None and inode.is_regular else None
 
     def _mapping_emptied(self, mapping: AddressSpace) -> None:
         inode = self.sb.find_inode(Ino(mapping.id))

@@ -1,6 +1,7 @@
 """Policies decide which pages should be where: arrays in, a plan out, nothing else.
 
     contract       Batch, Tiers, Plan and Policy; page ids
+    pageset        sets of pages, as sorted arrays
     registry       policies by name (a module here is a policy) or from a user's file
     none           moves nothing
     second_chance  promotes what is read again, demotes by CLOCK

@@ -5,8 +5,9 @@ arguments: one file in this folder, or any file on the user's disk. Nothing else
 """
 
 import importlib
-import importlib.util
 import pkgutil
+import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +19,7 @@ __all__ = ["POLICY_DEFAULT", "load_policy", "policy_names"]
 
 POLICY_DEFAULT = "second_chance"
 
-_NOT_POLICIES = {"contract", "registry"}
+_NOT_POLICIES = {"contract", "pageset", "registry"}
 
 
 def policy_names() -> list[str]:
@@ -48,29 +49,32 @@ def load_policy(name_or_file: str) -> Policy:
         )
     try:
         policy: Policy = policy_class()
-    except Exception as exc:
-        raise PolicyError(f"{name_or_file}: Policy(): {_describe(exc)}") from exc
+    except (Exception, SystemExit) as exc:
+        raise PolicyError(
+            f"{name_or_file}: Policy(): {_describe(exc, Path(name_or_file))}"
+        ) from exc
     return policy
 
 
 def _load_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"xipfs_user_policy_{path.stem}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    """Run the file, as it is now: nothing of it is cached beside it."""
+    if not path.is_file():
         raise PolicyError(f"{path}: no such policy file: give a Python file, ./mine.py")
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(f"xipfs_user_policy_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # data classes look their own module up
     try:
-        spec.loader.exec_module(module)
-    except Exception as exc:
-        raise PolicyError(f"{path}: {_describe(exc)}") from exc
+        exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), module.__dict__)
+    except (Exception, SystemExit) as exc:
+        raise PolicyError(f"{path}: {_describe(exc, path)}") from exc
     return module
 
 
-def _describe(exc: Exception) -> str:
-    """Return one line for a mistake in a user's file, with the line it was made in."""
-    if isinstance(exc, SyntaxError):
+def _describe(exc: BaseException, path: Path) -> str:
+    """Return one line for a mistake in a user's file, with the last line of it that was run."""
+    if isinstance(exc, SyntaxError) and exc.filename == str(path):
         return f"line {exc.lineno}: {exc.msg}"
-    line = exc.__traceback__
-    while line is not None and line.tb_next is not None:
-        line = line.tb_next
-    where = f"line {line.tb_lineno}: " if line is not None else ""
-    return f"{where}{type(exc).__name__}: {exc}"
+    frames = traceback.extract_tb(exc.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    where = f"line {lines[-1]}: " if lines else ""
+    return f"{where}{type(exc).__name__}: {' '.join(str(exc).split())}"

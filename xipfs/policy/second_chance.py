@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xipfs.policy.contract import Batch, PageIds, Plan, Tiers, no_pages
+from xipfs.policy.pageset import is_in, page_set
 
 __all__ = ["HISTORY_RATIO", "Policy"]
 
@@ -43,11 +44,11 @@ class Policy:
 
     def decide(self, batch: Batch, tiers: Tiers) -> Plan:
         """Promote pages seen in an earlier epoch too, as far as CLOCK finds room."""
-        seen = np.unique(batch.page)
+        seen = page_set(batch.page)
         self._follow_residents(tiers.resident)
-        self._referenced |= np.isin(self._ring, seen) | np.isin(self._ring, tiers.blind)
-        absent = np.setdiff1d(seen, tiers.resident, assume_unique=True)
-        candidates = absent[np.isin(absent, self._history, assume_unique=True)]
+        self._referenced |= is_in(self._ring, seen) | is_in(self._ring, tiers.blind)
+        absent = seen[~is_in(seen, tiers.resident)]
+        candidates = absent[is_in(absent, self._history)]
         self._remember(absent, tiers)
         free = min(tiers.nr_free_frames, tiers.budget_pages)
         nr_wanted = len(candidates) - free
@@ -58,10 +59,10 @@ class Policy:
 
     def _follow_residents(self, resident: PageIds) -> None:
         """Make the ring hold just the pages that are in RAM; new ones come behind the hand."""
-        stays = np.isin(self._ring, resident)
+        stays = is_in(self._ring, resident)
         hand = int(np.count_nonzero(stays[: self._hand]))
         ring, referenced = self._ring[stays], self._referenced[stays]
-        new = np.setdiff1d(resident, ring)
+        new = resident[~is_in(resident, np.sort(ring))]
         self._ring = np.concatenate([ring[:hand], new, ring[hand:]])
         marks = np.ones(len(new), np.bool_)
         self._referenced = np.concatenate([referenced[:hand], marks, referenced[hand:]])
@@ -79,7 +80,7 @@ class Policy:
 
     def _remember(self, absent: PageIds, tiers: Tiers) -> None:
         places = np.searchsorted(self._history, absent)
-        known = np.isin(absent, self._history, assume_unique=True)
+        known = is_in(absent, self._history)
         self._history_epoch[places[known]] = tiers.epoch
         self._history = np.insert(self._history, places[~known], absent[~known])
         self._history_epoch = np.insert(self._history_epoch, places[~known], tiers.epoch)

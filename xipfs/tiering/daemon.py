@@ -31,6 +31,7 @@ from xipfs.policy.contract import (
     no_pages,
     page_id_parts,
 )
+from xipfs.policy.pageset import is_in, page_set
 from xipfs.tiering.access_log import AccessLog
 from xipfs.tiering.sampler import CacheSampler, DropRange
 
@@ -92,7 +93,7 @@ class TieringDaemon:
         if self._sampler is not None:
             self._sampler.observe(pages)
             blind = self._sampler.blind(resident)
-        in_ram = np.isin(pages, resident)
+        in_ram = is_in(pages, resident)
         batch = Batch(
             page=pages,
             kind=kinds,
@@ -146,7 +147,7 @@ class TieringDaemon:
             plan = self._policy.decide(batch, tiers)
             demote = _page_ids(plan.demote)
             promote = _page_ids(plan.promote)
-        except Exception:
+        except (Exception, SystemExit):
             # The user's code: whatever it does wrong, the mount goes on.
             self.statistics.policy_errors += 1
             if self.statistics.policy_errors == 1:
@@ -154,9 +155,9 @@ class TieringDaemon:
             return Plan()
         self._machine.vmstat.pgpromote_candidate += len(promote)
         nr_asked = len(demote) + len(promote)
-        demote = _once(demote[np.isin(demote, tiers.resident)])[: tiers.budget_pages]
+        demote = _once(demote[is_in(demote, tiers.resident)])[: tiers.budget_pages]
         room = min(tiers.nr_free_frames + len(demote), tiers.budget_pages - len(demote))
-        promote = promote[~np.isin(promote, tiers.resident) & self._exists(promote)]
+        promote = promote[~is_in(promote, tiers.resident) & self._exists(promote)]
         promote = np.sort(_once(promote)[:room])
         nr_refused = nr_asked - len(demote) - len(promote)
         if nr_refused and not self.statistics.plan_refused:
@@ -173,7 +174,7 @@ class TieringDaemon:
     def _exists(self, pages: PageIds) -> NDArray[np.bool_]:
         mapping_ids, pgoffs = page_id_parts(pages)
         nr_pages = {}
-        for mapping_id in np.unique(mapping_ids).tolist():
+        for mapping_id in page_set(mapping_ids).tolist():
             mapping = self._find_mapping(mapping_id)
             nr_pages[mapping_id] = mapping.nr_pages if mapping is not None else 0
         limits = np.fromiter((nr_pages[m] for m in mapping_ids.tolist()), np.int64, len(pages))
@@ -183,7 +184,7 @@ class TieringDaemon:
         """Group sorted page ids by file; files that went away since are left out."""
         mapping_ids, pgoffs = page_id_parts(pages)
         groups = []
-        for mapping_id in np.unique(mapping_ids).tolist():
+        for mapping_id in page_set(mapping_ids).tolist():
             mapping = self._find_mapping(mapping_id)
             if mapping is not None:
                 groups.append((mapping, pgoffs[mapping_ids == mapping_id]))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xipfs.policy.contract import PageIds, page_id_parts
+from xipfs.policy.pageset import page_set
 
 __all__ = ["CacheSampler", "DropRange"]
 
@@ -56,7 +57,7 @@ class CacheSampler:
 
     def observe(self, pages: PageIds) -> None:
         """Take note that *pages* were read, and so are in the kernel's cache now."""
-        for chunk in np.unique(pages >> _CHUNK_SHIFT).tolist():
+        for chunk in page_set(pages >> _CHUNK_SHIFT).tolist():
             self._cached.pop(chunk, None)
             self._cached[chunk] = None
 
@@ -72,7 +73,7 @@ class CacheSampler:
         budget_pages = min(max(budget_pages, self._budget_pages_min), self._budget_pages_max)
         rest = budget_pages >> _CHUNK_SHIFT
         for_residents = rest // 2
-        resident_chunks = set(np.unique(resident >> _CHUNK_SHIFT).tolist())
+        resident_chunks = set(page_set(resident >> _CHUNK_SHIFT).tolist())
         chosen: list[int] = []
         for chunk in self._cached:
             if for_residents and chunk in resident_chunks:

@@ -1,0 +1,111 @@
+"""The contract of policies (`xipfs.policy.contract`), for every policy that there is.
+
+A policy is found by being there: a new module in xipfs/policy/ is tested by that alone.
+"""
+
+import copy
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.kit.policy import PolicyWorld, check_plan, make_batch, make_tiers
+from xipfs.policy.contract import no_pages, page_id
+from xipfs.policy.registry import load_policy, policy_names
+
+every_policy = pytest.mark.parametrize("name", policy_names())
+
+pages = st.one_of(
+    st.integers(0, 60),
+    st.builds(page_id, st.integers(1, 3), st.sampled_from([0, 1, 2, 15, 16, 511, 512, 1 << 31])),
+)
+epochs = st.lists(st.tuples(st.lists(pages, max_size=60), st.sets(pages, max_size=10)), max_size=12)
+
+
+def frozen(*arrays):
+    """Make the arrays read-only: who writes to one of them is found out."""
+    for array in arrays:
+        array.flags.writeable = False
+
+
+@every_policy
+@given(epochs=epochs, nr_ram_frames=st.integers(0, 20), budget_pages=st.integers(1, 30))
+def test_plans_are_legal_and_the_same_again(name, epochs, nr_ram_frames, budget_pages):
+    """Within budget and room, nothing twice; and the same accesses give the same plans."""
+    runs = []
+    for _ in range(2):
+        world = PolicyWorld(
+            load_policy(name), nr_ram_frames=nr_ram_frames, budget_pages=budget_pages
+        )
+        plans = [world.epoch(read, blind=blind) for read, blind in epochs]
+        runs.append([(plan.promote.tolist(), plan.demote.tolist()) for plan in plans])
+    assert runs[0] == runs[1]
+
+
+@every_policy
+@given(epochs=epochs)
+def test_what_it_is_given_stays_as_it_is(name, epochs):
+    policy = load_policy(name)
+    resident: set[int] = set()
+    for number, (read, blind) in enumerate(epochs):
+        batch = make_batch(read, resident)
+        tiers = make_tiers(
+            epoch=number, nr_ram_frames=20, resident=resident, blind=resident & blind
+        )
+        frozen(batch.page, batch.kind, batch.tier, batch.latency_ns, tiers.resident, tiers.blind)
+        plan = policy.decide(batch, tiers)
+        resident -= set(plan.demote.tolist())
+        resident |= set(plan.promote.tolist())
+
+
+@every_policy
+@given(epochs=epochs)
+def test_what_it_gave_may_be_changed(name, epochs):
+    """A plan is the caller's: to write to it does not change what the policy knows."""
+    kept = PolicyWorld(load_policy(name), nr_ram_frames=6)
+    spoilt = PolicyWorld(load_policy(name), nr_ram_frames=6)
+    for read, blind in epochs:
+        expected = kept.epoch(read, blind=blind)
+        plan = spoilt.epoch(read, blind=blind)
+        assert plan.promote.tolist() == expected.promote.tolist()
+        assert plan.demote.tolist() == expected.demote.tolist()
+        plan.promote[...] = -1
+        plan.demote[...] = -1
+
+
+@every_policy
+def test_no_pages(name):
+    """Nothing was read, there is nothing to read, there is no RAM: nothing is moved."""
+    policy = load_policy(name)
+    for epoch, nr_ram_frames in enumerate([8, 0, 8]):
+        tiers = make_tiers(epoch=epoch, nr_ram_frames=nr_ram_frames)
+        plan = policy.decide(make_batch([]), tiers)
+        check_plan(plan, tiers)
+        assert len(plan.promote) == len(plan.demote) == 0
+
+
+@every_policy
+def test_each_object_is_for_itself(name):
+    """Two mounts in one process do not share what their policies remember."""
+    first, second = load_policy(name), load_policy(name)
+    for epoch in range(3):
+        first.decide(make_batch(range(10)), make_tiers(epoch=epoch))
+    fresh = copy.deepcopy(load_policy(name)).decide(make_batch(range(10)), make_tiers())
+    plan = second.decide(make_batch(range(10)), make_tiers())
+    assert plan.promote.tolist() == fresh.promote.tolist()
+
+
+@every_policy
+def test_a_large_epoch(name):
+    """A million accesses in one epoch, most of them to other files."""
+    policy = load_policy(name)
+    page = np.arange(1 << 20, dtype=np.int64) * 4097
+    for epoch in range(2):
+        tiers = make_tiers(epoch=epoch, nr_ram_frames=1000)
+        check_plan(policy.decide(make_batch(page), tiers), tiers)
+
+
+def test_there_are_policies():
+    assert {"none", "second_chance"} <= set(policy_names())
+    assert len(no_pages()) == 0

@@ -1,0 +1,86 @@
+"""Batches and tiers for policies, and a RAM tier that carries their plans out.
+
+tier = PolicyWorld(Policy(), nr_ram_frames=4)
+tier.epoch([1, 2, 3])                 these pages were read; the policy decides; its plan is done
+tier.resident                         what is in RAM now
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from xipfs.policy.contract import Batch, Plan, Policy, Tier, Tiers
+
+__all__ = ["PolicyWorld", "check_plan", "make_batch", "make_tiers"]
+
+
+def make_batch(pages: Iterable[int], resident: Iterable[int] = ()) -> Batch:
+    """Return a batch of readings of *pages*, in this order."""
+    page = np.array(list(pages), np.int64)
+    in_ram = np.isin(page, np.array(sorted(resident), np.int64))
+    return Batch(
+        page=page,
+        kind=np.zeros(len(page), np.uint8),
+        tier=np.where(in_ram, Tier.RAM, Tier.NVRAM).astype(np.uint8),
+        latency_ns=np.full(len(page), -1, np.int64),
+    )
+
+
+def make_tiers(
+    *,
+    epoch: int = 0,
+    nr_ram_frames: int = 8,
+    budget_pages: int = 1024,
+    resident: Iterable[int] = (),
+    blind: Iterable[int] = (),
+) -> Tiers:
+    """Return facts about the tiers that fit together."""
+    in_ram = np.array(sorted(resident), np.int64)
+    return Tiers(
+        epoch=epoch,
+        nr_ram_frames=nr_ram_frames,
+        nr_free_frames=nr_ram_frames - len(in_ram),
+        budget_pages=budget_pages,
+        resident=in_ram,
+        blind=np.array(sorted(blind), np.int64),
+    )
+
+
+def check_plan(plan: Plan, tiers: Tiers) -> None:
+    """Assert that *plan* can be carried out as it stands: nothing of it would be refused."""
+    promote, demote = plan.promote.tolist(), plan.demote.tolist()
+    resident = set(tiers.resident.tolist())
+    assert plan.promote.dtype == plan.demote.dtype == np.int64
+    assert len(set(promote)) == len(promote), "promotes a page twice"
+    assert len(set(demote)) == len(demote), "demotes a page twice"
+    assert resident.isdisjoint(promote), "promotes what is in RAM"
+    assert resident.issuperset(demote), "demotes what is not in RAM"
+    assert len(promote) + len(demote) <= tiers.budget_pages, "over budget"
+    assert len(promote) <= tiers.nr_free_frames + len(demote), "more than there is room for"
+
+
+class PolicyWorld:
+    """A RAM tier of nr_ram_frames frames that does what *policy* says, if it may."""
+
+    def __init__(self, policy: Policy, *, nr_ram_frames: int = 8, budget_pages: int = 1024) -> None:
+        self.policy = policy
+        self.resident: set[int] = set()
+        self.nr_ram_frames = nr_ram_frames
+        self.budget_pages = budget_pages
+        self.nr_epochs = 0
+
+    def epoch(self, pages: Iterable[int], *, blind: Iterable[int] = ()) -> Plan:
+        """Let *pages* be read and the policy decide; *blind* ones of RAM cannot be seen."""
+        tiers = make_tiers(
+            epoch=self.nr_epochs,
+            nr_ram_frames=self.nr_ram_frames,
+            budget_pages=self.budget_pages,
+            resident=self.resident,
+            blind=self.resident & set(blind),
+        )
+        self.nr_epochs += 1
+        plan = self.policy.decide(make_batch(pages, self.resident), tiers)
+        check_plan(plan, tiers)
+        self.resident -= set(plan.demote.tolist())
+        self.resident |= set(plan.promote.tolist())
+        return plan
