@@ -126,7 +126,7 @@ async def raise_read_ahead(mountpoint: Path) -> None:
     """Let the kernel read ahead further, soon. Only root can; others keep the default."""
     with contextlib.suppress(OSError):
         # The kernel sets its default when INIT is answered. Whatever comes back comes after that.
-        await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
         info = find_mount(mountpoint)
         if info is not None:
             bdi = Path(f"/sys/class/bdi/{info.device}")
