@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from xipfs import __version__
+from xipfs.cli.mkfs import mkfs
 from xipfs.cli.mount import mount
 from xipfs.cli.stat import stat
 from xipfs.cli.umount import umount
@@ -31,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (mount, umount, stat):
+for command in (mkfs, mount, umount, stat):
     app.command()(command)
 
 _EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
