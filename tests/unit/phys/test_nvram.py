@@ -63,6 +63,12 @@ def test_load_past_the_end_says_where(nvram: NvramDevice, offset: int):
         nvram.load_into(offset, [memoryview(bytearray(1)), memoryview(bytearray(1))])
 
 
+def test_load_from_where_no_file_can_be(nvram: NvramDevice):
+    """What a damaged image names may be too large for pread(2) even to be asked."""
+    with pytest.raises(DeviceError, match=f"no byte at {1 << 70:#x}"):
+        nvram.load(1 << 70, PAGE_SIZE)
+
+
 def test_load_into_before_the_image_is_a_bug(nvram: NvramDevice):
     """To preadv2(2) offset -1 means "from the file's position", and it read the first page."""
     with pytest.raises(BugError, match="load before the image: offset=-1"):

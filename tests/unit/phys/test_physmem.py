@@ -74,6 +74,19 @@ def test_gather_joins_runs_of_both_kinds_in_order(physmem: PhysMem):
     assert physmem.gather([]) == b""
 
 
+def test_gathered_bytes_last_until_the_next_time(physmem: PhysMem):
+    """One buffer, as large as the largest so far: fresh memory costs more than the copying."""
+    physmem.gather([(nvram_paddr(0), 2 * PAGE_SIZE)])
+    small = physmem.gather([(nvram_paddr(3), 9)])
+    assert bytes(small) == block_bytes(3)[:9]
+    again = physmem.gather([(nvram_paddr(4), PAGE_SIZE), (nvram_paddr(6), 1)])
+    assert bytes(again) == block_bytes(4) + block_bytes(6)[:1]
+    assert np.shares_memory(np.frombuffer(small, np.uint8), np.frombuffer(again, np.uint8))
+    large = physmem.gather([(nvram_paddr(0), 8 * PAGE_SIZE)])
+    assert bytes(large) == b"".join(block_bytes(block) for block in range(8))
+    assert bytes(again) == block_bytes(4) + block_bytes(6)[:1], "a larger one is another buffer"
+
+
 def test_gather_past_the_end_fails(physmem: PhysMem):
     with pytest.raises(DeviceError, match="no byte at 0x8000"):
         physmem.gather([(nvram_paddr(7), 2 * PAGE_SIZE)])
