@@ -49,6 +49,10 @@ from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino, bytes_to_pages
 __all__ = ["ReadImage", "read_image"]
 
 
+_SIZE_BYTES_MAX = 256 << 20
+"""Larger files are not kept in memory: they are all holes, one hopes."""
+
+
 def read_image(path: Path) -> "ReadImage":
     return ReadImage(path)
 
@@ -57,6 +61,7 @@ class ReadImage:
     """paths: path -> ino of every name; inodes: all in use; dir_levels: of directories' roots."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         with path.open("rb") as file:
             self._fd = file.fileno()
             self._read_all()
@@ -67,6 +72,14 @@ class ReadImage:
     def read(self, path: bytes) -> bytes:
         """Return the contents of a file or the target of a symbolic link, holes as zeros."""
         return self.contents[self.paths[path]]
+
+    def page(self, path: bytes, pgoff: int) -> bytes | None:
+        """Return one page of a file of any size, None for a hole."""
+        for first, block, nr_pages in self.all_extents[self.paths[path]]:
+            if first <= pgoff < first + nr_pages:
+                with self.path.open("rb") as file:
+                    return os.pread(file.fileno(), PAGE_SIZE, (block + pgoff - first) << PAGE_SHIFT)
+        return None
 
     def xattrs(self, path: bytes) -> dict[bytes, bytes]:
         return self.all_xattrs.get(self.paths[path], {})
@@ -161,15 +174,17 @@ class ReadImage:
         return extents
 
     def _read_file(self, inode: DiskInode) -> bytes:
-        """Return its bytes, with the trailing part of the last page checked to be zeros."""
-        data = bytearray(inode.size_bytes)
+        """Return its bytes, b"" for a very large file; what is behind its end must be zeros."""
+        is_large = inode.size_bytes > _SIZE_BYTES_MAX
+        data = bytearray(0 if is_large else inode.size_bytes)
         for pgoff, block, nr_pages in self._read_extents(inode):
             pages = self._pages(block, nr_pages)
             start = pgoff << PAGE_SHIFT
             room = inode.size_bytes - start
             assert room > len(pages) - PAGE_SIZE
             assert not any(pages[room:])
-            data[start : start + len(pages)] = pages[:room]
+            if not is_large:
+                data[start : start + len(pages)] = pages[:room]
         return bytes(data)
 
     def _read_contents(self, ino: int, inode: DiskInode) -> None:

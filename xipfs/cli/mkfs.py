@@ -6,7 +6,6 @@ With SOURCE_DATE_EPOCH set the same input makes the same bytes, wherever it lies
 import dataclasses
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,15 +90,14 @@ def _open_source(
         raise InvalidArgumentError("--from and --from-tar: one of them, please")
     if from_dir is not None:
         yield walk_tree(from_dir, image=image)
-    elif from_tar == "-":
-        yield read_tar(sys.stdin.buffer, "stdin")
     elif from_tar is not None:
+        is_stdin = from_tar == "-"
         try:
-            archive = open(from_tar, "rb")  # noqa: SIM115
+            archive = open(0 if is_stdin else from_tar, "rb", closefd=not is_stdin)  # noqa: SIM115
         except OSError as exc:
             raise SourceError(f"{from_tar}: {exc.strerror}") from exc
         with archive:
-            yield read_tar(archive, from_tar)
+            yield read_tar(archive, "stdin" if is_stdin else from_tar)
     else:
         yield None
 

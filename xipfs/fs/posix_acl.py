@@ -47,10 +47,12 @@ def acl_from_text(text: str) -> bytes:
         entry = line.partition("#")[0].strip()
         if entry:
             entries.append(_parse_entry(entry))
-    return _VERSION + np.array(sorted(entries), _ENTRY_DTYPE).tobytes()
+    entries.sort(key=lambda entry: (entry[0], entry[2]))
+    return _VERSION + np.array(entries, _ENTRY_DTYPE).tobytes()
 
 
 def _parse_entry(entry: str) -> tuple[int, int, int]:
+    """Return one row of _ENTRY_DTYPE."""
     fields = entry.split(":")
     if len(fields) == 2:  # mask and other may leave the empty qualifier away
         fields.insert(1, "")

@@ -1,6 +1,6 @@
 """What mkfs builds an image from: here, a tar archive, read once from front to back.
 
-    for entry in read_tar(sys.stdin.buffer, "stdin"): ...        see fs.source for the rules
+    for entry in read_tar(open("system.tar", "rb"), "system.tar"): ...      see fs.source
 
 Plain, gzip, bzip2 or xz; v7, ustar, GNU and pax archives. Of pax headers beyond POSIX: sparse
 files, attributes (SCHILY.xattr.*) and ACLs (SCHILY.acl.*). Paths must stay inside: absolute ones
@@ -9,6 +9,9 @@ and ".." are refused, where they came from is left to the one who makes the arch
 An archive that was cut short is refused even where it was cut between two members.
 """
 
+import bz2
+import gzip
+import io
 import lzma
 import os
 import stat
@@ -16,7 +19,6 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
-from typing import BinaryIO
 
 from xipfs.errors import SourceError
 from xipfs.fs.posix_acl import acl_from_text
@@ -60,28 +62,48 @@ class Member(tarfile.TarInfo):
             raise tarfile.ReadError("cut short" if not buf else str(exc)) from exc
 
 
-def read_tar(stream: BinaryIO, where: str) -> Iterator[Entry]:
-    """Yield the members of the archive in *stream*, in its order.
+def read_tar(stream: io.BufferedReader, where: str) -> Iterator[Entry]:
+    """Yield the members of the archive in *stream*, in its order; read the stream to its end.
 
     where: what the stream is, for messages.
     Raises: SourceError when it is damaged, no archive, or holds what an image cannot.
     """
-    with _open(stream, where) as archive:
+    plain = _decompress(stream, where)
+    with _open_archive(plain, where) as archive:
         while (member := _next_member(archive, where)) is not None:
             if member.type != _GNU_VOLUME_HEADER:
                 yield _entry(archive, member, where)
+        try:
+            # Padding, and the checksum of what was compressed. Also, who writes to a pipe wants to
+            # be read.
+            while plain.read(PIECE_SIZE_BYTES):
+                pass
+        except _DAMAGES as exc:
+            raise SourceError(f"{where}: damaged: {exc}") from exc
+
+
+def _decompress(stream: io.BufferedReader, where: str) -> io.BufferedIOBase:
+    """Return *stream* as it was before it was compressed; tarfile would not check gzip's CRC."""
     try:
-        while stream.read(PIECE_SIZE_BYTES):  # padding: who writes to a pipe wants to be read
-            pass
+        magic = stream.peek(6)
     except OSError as exc:
         raise SourceError(f"{where}: cannot be read: {exc.strerror}") from exc
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=stream)
+    if magic.startswith(b"BZh"):
+        return bz2.BZ2File(stream)
+    if magic.startswith(b"\xfd7zXZ\0"):
+        return lzma.LZMAFile(stream)
+    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+        raise SourceError(f"{where}: compressed by zstd: decompress it on the way, zstd -dc")
+    return stream
 
 
-def _open(stream: BinaryIO, where: str) -> tarfile.TarFile:
+def _open_archive(plain: io.BufferedIOBase, where: str) -> tarfile.TarFile:
     try:
         return tarfile.open(
-            fileobj=stream,
-            mode="r|*",
+            fileobj=plain,
+            mode="r|",
             bufsize=PIECE_SIZE_BYTES,
             tarinfo=Member,
             encoding="utf-8",
