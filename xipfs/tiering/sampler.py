@@ -5,12 +5,15 @@ reading a page is *blind* to us. Dropping a range makes its next access a reques
 that is dropped and read again is hot; one that is not costs nothing more, since it is no longer
 cached. So only ranges believed cached are ever chosen, a budget of them each epoch:
 
-    half of the budget   ranges with pages in RAM: are they still used?
-    the rest             all others, those longest not looked at first
+    at most half of the budget   ranges with pages in RAM: are they still used?
+    the rest                     all others
+
+Of both those longest not looked at come first.
 
 State is kept by chunk of 16 pages (64 KiB), for chunks that were read: under 8 bytes a page.
 """
 
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -38,8 +41,7 @@ class DropRange(NamedTuple):
 class CacheSampler:
     """Keeps what the kernel is believed to cache, chunk by chunk.
 
-    budget_pages_min, budget_pages_max: what `choose` returns in one epoch lies between, while
-    there is so much to choose from.
+    budget_pages_min, budget_pages_max: the budget of one epoch lies between.
     """
 
     __slots__ = ("_budget_pages_max", "_budget_pages_min", "_cached")
@@ -71,20 +73,11 @@ class CacheSampler:
         """Return what to drop now, neighbours joined; it counts as dropped from here on."""
         budget_pages = self.nr_cached_pages // _BUDGET_DIVISOR
         budget_pages = min(max(budget_pages, self._budget_pages_min), self._budget_pages_max)
-        rest = budget_pages >> _CHUNK_SHIFT
-        for_residents = rest // 2
-        resident_chunks = set(page_set(resident >> _CHUNK_SHIFT).tolist())
-        chosen: list[int] = []
-        for chunk in self._cached:
-            if for_residents and chunk in resident_chunks:
-                for_residents -= 1
-                rest -= 1
-                chosen.append(chunk)
-            elif rest > for_residents and chunk not in resident_chunks:
-                rest -= 1
-                chosen.append(chunk)
-            if not rest:
-                break
+        nr_chunks = budget_pages >> _CHUNK_SHIFT
+        in_ram = set(page_set(resident >> _CHUNK_SHIFT).tolist())
+        chosen = list(islice((c for c in self._cached if c in in_ram), nr_chunks // 2))
+        others = (c for c in self._cached if c not in in_ram)
+        chosen += islice(others, nr_chunks - len(chosen))
         for chunk in chosen:
             del self._cached[chunk]
         return _join(np.array(sorted(chosen), np.int64))
