@@ -12,8 +12,8 @@ from xipfs.units import PAGE_SIZE
 
 __all__ = ["ACL", "Sample", "make_sample"]
 
-ACL = bytes.fromhex("0200000001000600ffffffff04000400ffffffff20000400ffffffff")
-"""user::rw-,group::r--,other::r--, as system.posix_acl_access stores it."""
+ACL = bytes.fromhex("02000000 01000700ffffffff 04000500ffffffff 20000500ffffffff")
+"""user::rwx,group::r-x,other::r-x, as system.posix_acl_access stores it."""
 
 
 @dataclass(slots=True)

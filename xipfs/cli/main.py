@@ -16,6 +16,12 @@ from typing import Annotated
 import typer
 
 from xipfs import __version__
+from xipfs.cli.cat import cat
+from xipfs.cli.cp import cp
+from xipfs.cli.dump import dump
+from xipfs.cli.fsck import fsck
+from xipfs.cli.info import info
+from xipfs.cli.ls import ls
 from xipfs.cli.mkfs import mkfs
 from xipfs.cli.mount import mount
 from xipfs.cli.stat import stat
@@ -32,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (mkfs, mount, umount, stat):
+for command in (mkfs, info, fsck, ls, cat, cp, dump, mount, umount, stat):
     app.command()(command)
 
 _EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from xipfs.errors import (
     FormatError,
     InvalidArgumentError,
-    IsDirError,
     NoSpaceError,
     XipfsError,
 )
@@ -39,17 +38,14 @@ def copy_out(
     inode: Inode,
     target: bytes,
     *,
-    recursive: bool,
     warn: Callable[[str], None],
 ) -> CopyStatistics:
-    """Copy *inode* to the path *target*, which must not exist; with *recursive* what is below it.
+    """Copy *inode*, and all below it, to the path *target*, which must not exist.
 
     Owners are kept by root only; without them set-id bits are dropped. warn: gets one line for
     each thing that could not be copied.
-    Raises: IsDirError without *recursive*; InvalidArgumentError if *target* exists; NoSpaceError.
+    Raises: InvalidArgumentError if *target* exists; NoSpaceError.
     """
-    if inode.is_dir and not recursive:
-        raise IsDirError(f"inode {inode.ino} is a directory: -r copies it")
     if os.path.lexists(target):
         raise InvalidArgumentError(f"{os.fsdecode(target)}: exists, and nothing is replaced")
     copy = _Copy(sb, warn)
