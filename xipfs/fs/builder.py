@@ -47,7 +47,7 @@ from xipfs.ondisk.xattr import (
 )
 from xipfs.units import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Block, Ino
 
-__all__ = ["ImageBuilder"]
+__all__ = ["ImageBuilder", "InodeTable"]
 
 SYMLINK_SIZE_BYTES_MAX = 4095
 XATTR_NAME_SIZE_BYTES_MAX = 255
@@ -72,7 +72,7 @@ Extent = tuple[int, int, int, int]
 """One row of EXTENT_DTYPE."""
 
 
-class Directory:
+class _Directory:
     """A directory in the making: what it holds, by name."""
 
     __slots__ = ("ino", "names")
@@ -96,7 +96,7 @@ class ImageBuilder:
         self.data_bytes = 0
         self._writer = writer
         self._now_ns = now_ns
-        self._directories = {b"": Directory(INO_ROOT)}
+        self._directories = {b"": _Directory(INO_ROOT)}
         self._extents: dict[Ino, ExtentArray] = {}  # of files with more than an inode holds
         self._xattrs: dict[Ino, Mapping[bytes, bytes]] = {}
         root = Entry(b"", stat.S_IFDIR | 0o755, 0, 0, now_ns)
@@ -119,13 +119,13 @@ class ImageBuilder:
             self._put_inode(ino, entry, nlink=1)
             parent.names[name] = ino
 
-    def _add_directory(self, entry: Entry) -> Directory:
+    def _add_directory(self, entry: Entry) -> _Directory:
         directory = self._directories.get(entry.path)
         if directory is not None:
             self._update_inode(directory.ino, entry)
             return directory
         parent, name = self._make_room(entry.path)
-        directory = Directory(self.inodes.new_ino())
+        directory = _Directory(self.inodes.new_ino())
         self._put_inode(directory.ino, entry, nlink=2, parent_ino=parent.ino)
         self.inodes[parent.ino]["nlink"] += 1
         self._directories[entry.path] = directory
@@ -151,7 +151,7 @@ class ImageBuilder:
         parent = self._directories.get(parent_path)
         return None if parent is None else parent.names.get(name)
 
-    def _make_room(self, path: bytes) -> tuple[Directory, bytes]:
+    def _make_room(self, path: bytes) -> tuple[_Directory, bytes]:
         """Return the directory that *path* is in, and the name, which is free there now."""
         parent_path, _, name = path.rpartition(b"/")
         parent = self._directories.get(parent_path)
@@ -165,7 +165,7 @@ class ImageBuilder:
             raise SourceError(f"{shown(path)}: not a name")
         return parent, name
 
-    def _make_parents(self, parent_path: bytes, path: bytes) -> Directory:
+    def _make_parents(self, parent_path: bytes, path: bytes) -> _Directory:
         names = parent_path.split(b"/")
         for end in range(1, len(names) + 1):
             prefix = b"/".join(names[:end])
@@ -175,7 +175,7 @@ class ImageBuilder:
                 self._add_directory(Entry(prefix, stat.S_IFDIR | 0o755, 0, 0, self._now_ns))
         return self._directories[parent_path]
 
-    def _remove(self, parent: Directory, name: bytes, path: bytes) -> None:
+    def _remove(self, parent: _Directory, name: bytes, path: bytes) -> None:
         """Take the name away from its inode, and what the inode had if that was its last one."""
         ino = parent.names[name]
         record = self.inodes[ino]

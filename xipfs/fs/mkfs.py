@@ -239,7 +239,7 @@ def _make_uuid(facts: bytes | None) -> bytes:
     return uuid_module.UUID(bytes=hashlib.sha256(facts).digest()[:16], version=5).bytes
 
 
-class Layout(NamedTuple):
+class _Layout(NamedTuple):
     """Where the fixed areas behind the contents are. end: where they end."""
 
     nr_pages: int
@@ -255,7 +255,7 @@ class Layout(NamedTuple):
         return -(-self.nr_pages >> GROUP_SHIFT)
 
     @classmethod
-    def of(cls, contents_end: Block, nr_pages: int) -> "Layout":
+    def of(cls, contents_end: Block, nr_pages: int) -> "_Layout":
         """Return the layout of an image of *nr_pages*, whether it fits or not."""
         # A 64th, but no more than 64 MiB; of tiny images a 16th.
         nr_journal_pages = max(
@@ -274,7 +274,7 @@ class Layout(NamedTuple):
         )
 
     @classmethod
-    def smallest(cls, contents_end: Block, *, nr_pages: int, nr_free_pages: int) -> "Layout":
+    def smallest(cls, contents_end: Block, *, nr_pages: int, nr_free_pages: int) -> "_Layout":
         """Return the layout of the smallest image of at least *nr_pages* that leaves room."""
         while True:
             layout = cls.of(contents_end, nr_pages)
@@ -284,31 +284,31 @@ class Layout(NamedTuple):
             nr_pages = nr_needed_pages
 
 
-def _lay_out(contents_end: Block, nr_pages: int | None) -> Layout:
+def _lay_out(contents_end: Block, nr_pages: int | None) -> _Layout:
     """Place the fixed areas in an image of *nr_pages*, or one as large as needed.
 
     Raises: NoSpaceError.
     """
     if nr_pages is None:
-        return Layout.smallest(
+        return _Layout.smallest(
             contents_end,
             nr_pages=IMAGE_SIZE_BYTES_MIN >> PAGE_SHIFT,
             nr_free_pages=contents_end // 16,
         )
-    layout = Layout.of(contents_end, nr_pages)
+    layout = _Layout.of(contents_end, nr_pages)
     if layout.end >= nr_pages:
-        smallest = Layout.smallest(contents_end, nr_pages=1, nr_free_pages=0)
+        smallest = _Layout.smallest(contents_end, nr_pages=1, nr_free_pages=0)
         raise _too_small(nr_pages, f"{smallest.nr_pages << (PAGE_SHIFT - 10)}K")
     return layout
 
 
-def _write_journal(writer: PageWriter, seed: int, layout: Layout) -> None:
+def _write_journal(writer: PageWriter, seed: int, layout: _Layout) -> None:
     writer.seek(layout.journal_block)
     writer.append(DiskJournalHeader(sequence=1, head=0).encode(seed))
 
 
 def _write_groups(
-    writer: PageWriter, seed: int, layout: Layout, free_runs: Sequence[tuple[Block, int]]
+    writer: PageWriter, seed: int, layout: _Layout, free_runs: Sequence[tuple[Block, int]]
 ) -> int:
     """Write the group descriptors and the bitmaps that are needed; return the free pages."""
     descriptors, bitmaps = pack_groups(

@@ -48,11 +48,11 @@ _DAMAGES = (
 )
 
 
-class Member(tarfile.TarInfo):
+class _Member(tarfile.TarInfo):
     """A header. tarfile takes a bad one behind the first for the end of the archive: we do not."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Member":
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
         """Read one header; only blocks of zeros end an archive."""
         try:
             return super().frombuf(buf, encoding, errors)
@@ -105,7 +105,7 @@ def _open_archive(plain: io.BufferedIOBase, where: str) -> tarfile.TarFile:
             fileobj=plain,
             mode="r|",
             bufsize=PIECE_SIZE_BYTES,
-            tarinfo=Member,
+            tarinfo=_Member,
             encoding="utf-8",
             errors="surrogateescape",
         )
