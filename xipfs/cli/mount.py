@@ -55,7 +55,10 @@ def mount_helper(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-t", dest="type", help="ignored")
     arguments = parser.parse_args(argv)
     try:
-        options = parse_options(",".join(arguments.options))
+        words = ",".join(arguments.options).split(",")
+        if "rw" in words:  # by mount(8) itself, wherever nobody said ro
+            _say(f"{arguments.image}: mounting read-only, as this version always does")
+        options = parse_options(",".join(word for word in words if word != "rw"))
         if not arguments.fake:
             start(
                 arguments.image,
