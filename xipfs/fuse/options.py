@@ -69,28 +69,31 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "noatime": {},
     "relatime": {},
 }
+_NR_DIGITS_MAX = 20
+"""int() has a limit of its own, far above, and complains in its own way."""
 
 
 def _cache(text: str) -> CacheMode:
     try:
         return CacheMode(text)
     except ValueError:
-        raise MountError(f"cache={text}: one of {', '.join(CacheMode)}") from None
+        raise MountError(f"cache={text!r}: one of {', '.join(CacheMode)}") from None
 
 
 def _ram_bytes(text: str) -> int:
     try:
         size_bytes = parse_size(text)
     except ValueError as exc:
-        raise MountError(f"ram={text}: {exc}") from None
+        raise MountError(f"ram: {exc}") from None
     return size_bytes // PAGE_SIZE * PAGE_SIZE
 
 
 def _number(name: str, least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise MountError(f"{name}={text}: a number from {least} to {most}")
-        return int(text)
+        number = int(text) if text.isdecimal() and len(text) <= _NR_DIGITS_MAX else -1
+        if not least <= number <= most:
+            raise MountError(f"{name}={text!r}: a number from {least} to {most}")
+        return number
 
     return parse
 
@@ -98,7 +101,7 @@ def _number(name: str, least: int, most: int) -> Callable[[str], int]:
 def _arch(text: str) -> str:
     names = sorted({arch.name for arch in ARCHS if arch.version == ARCH_DEFAULT.version})
     if text not in names:
-        raise MountError(f"arch={text}: one of {', '.join(names)}")
+        raise MountError(f"arch={text!r}: one of {', '.join(names)}")
     return text
 
 
