@@ -34,7 +34,8 @@ def access_page(vma: Vma, pgoff: Pgoff) -> Pfn:
     """
     mm = vma.vm_mm
     address = vma.vm_start + ((pgoff - vma.vm_pgoff) << PAGE_SHIFT)
-    bug_on(not vma.vm_start <= address < vma.vm_end, "access outside", vma=vma, pgoff=pgoff)
+    if not vma.vm_start <= address < vma.vm_end:
+        bug_on(True, "access outside", vma=vma, pgoff=pgoff)
     leaf = mm.page_table.leaves.get(address >> PMD_SHIFT)
     index = address >> PAGE_SHIFT & PTRS_PER_PTE - 1
     if leaf is None or not leaf.words[index] & PTE_PRESENT:
