@@ -38,9 +38,14 @@ def ask(mountpoint: str | os.PathLike[str], request: str, **arguments: object) -
     Raises: ControlError, also with what the daemon refused.
     """
     with connect(mountpoint) as connection:
-        connection.sendall(json.dumps({"request": request, **arguments}).encode() + b"\n")
-        with connection.makefile("rb") as lines:
-            line = lines.readline()
+        try:
+            connection.sendall(json.dumps({"request": request, **arguments}).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                line = lines.readline()
+        except OSError as exc:
+            raise ControlError(
+                f"{os.fspath(mountpoint)}: its daemon ended: {exc.strerror}"
+            ) from None
     if not line:
         raise ControlError(f"{os.fspath(mountpoint)}: its daemon ended without an answer")
     answer = json.loads(line)

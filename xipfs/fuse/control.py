@@ -79,11 +79,12 @@ class ControlServer:
         try:
             if uid not in (0, os.geteuid()):
                 raise ControlError("only root and the user who mounted may ask")
-            request = json.loads(line)
-            if not isinstance(request, dict) or request.get("request") not in self._requests:
+            request = _parse(line)
+            handler = self._requests.get(str(request.get("request")))
+            if handler is None:
                 raise ControlError(f"no such request: there are {', '.join(self._requests)}")
-            answer = {"ok": True, "answer": self._requests[request["request"]](request)}
-        except (XipfsError, ValueError) as exc:
+            answer = {"ok": True, "answer": handler(request)}
+        except XipfsError as exc:
             answer = {"ok": False, "error": str(exc)}
         except Exception:
             _log.exception("a control request failed: %r", line[:200])
@@ -104,3 +105,11 @@ class ControlServer:
                 "heat": region.heat.tolist(),
             }
         return facts
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError) as exc:
+        raise ControlError(f"a request is a line of JSON: {exc}") from None
+    return request if isinstance(request, dict) else {}
