@@ -40,6 +40,7 @@ from xipfs.fs.pack import pack_groups
 from xipfs.fs.pagewriter import PageWriter
 from xipfs.fs.source import Entry
 from xipfs.ondisk.group import GROUP_DESC, GROUP_SHIFT
+from xipfs.ondisk.inode import DiskInode
 from xipfs.ondisk.journal import DiskJournalHeader
 from xipfs.ondisk.record import checksum_seed, format_uuid
 from xipfs.ondisk.superblock import (
@@ -194,7 +195,7 @@ def _write_image(
         bitmap_block=layout.bitmap_block,
         journal_block=layout.journal_block,
         nr_journal_pages=layout.nr_journal_pages,
-    ).encode()
+    )
     state = DiskState(
         flags=StateFlags.CLEAN,
         nr_free_pages=nr_free_pages,
@@ -205,30 +206,31 @@ def _write_image(
         mounted_ns=0,
         written_ns=now_ns,
         mount_count=0,
-    ).encode(seed)
-    writer.seek(Block(layout.nr_pages - 1))
-    writer.append(superblock)
-    writer.seek(Block(0))
-    writer.append(superblock)
-    writer.append(state.ljust(STATE_INODE_OFFSET, b"\0") + inode_file.encode(seed))
-    writer.flush()
-    kinds = inodes.count_kinds()
+    )
+    _write_fixed_blocks(writer, superblock, state, inode_file)
+    return _statistics(superblock, state, builder)
+
+
+def _statistics(
+    superblock: DiskSuperblock, state: DiskState, builder: ImageBuilder
+) -> MkfsStatistics:
+    kinds = builder.inodes.count_kinds()
     nr_files, nr_directories, nr_symlinks = (
         kinds.pop(kind, 0) for kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
     )
     return MkfsStatistics(
-        uuid=format_uuid(uuid),
-        size_bytes=layout.nr_pages << PAGE_SHIFT,
-        nr_pages=layout.nr_pages,
-        nr_free_pages=nr_free_pages,
-        nr_journal_pages=layout.nr_journal_pages,
-        nr_inodes=inodes.nr_inodes,
+        uuid=format_uuid(superblock.uuid),
+        size_bytes=superblock.nr_pages << PAGE_SHIFT,
+        nr_pages=superblock.nr_pages,
+        nr_free_pages=state.nr_free_pages,
+        nr_journal_pages=superblock.nr_journal_pages,
+        nr_inodes=state.nr_inodes,
         nr_files=nr_files,
         nr_directories=nr_directories,
         nr_symlinks=nr_symlinks,
         nr_others=sum(kinds.values()),
         data_bytes=builder.data_bytes,
-        created_ns=now_ns,
+        created_ns=superblock.created_ns,
     )
 
 
@@ -320,6 +322,19 @@ def _write_groups(
         writer.seek(Block(layout.bitmap_block + group))
         writer.append(bitmap)
     return int(descriptors["nr_free_pages"].sum())
+
+
+def _write_fixed_blocks(
+    writer: PageWriter, superblock: DiskSuperblock, state: DiskState, inode_file: DiskInode
+) -> None:
+    page = superblock.encode()
+    writer.seek(Block(superblock.nr_pages - 1))
+    writer.append(page)
+    writer.seek(Block(0))
+    writer.append(page)
+    record = state.encode(superblock.seed)
+    writer.append(record.ljust(STATE_INODE_OFFSET, b"\0") + inode_file.encode(superblock.seed))
+    writer.flush()
 
 
 def _too_small(nr_pages: int, needed: str) -> NoSpaceError:

@@ -138,7 +138,7 @@ def pack_groups(
     descriptors["flags"] = GroupFlags.BITMAP_UNINIT
     descriptors["nr_free_pages"] = NR_GROUP_PAGES
     bitmaps: dict[int, bytes] = {}
-    for group in {*range(-(-used_end >> GROUP_SHIFT)), nr_groups - 1}:
+    for group in sorted({*range(-(-used_end >> GROUP_SHIFT)), nr_groups - 1}):
         first = group << GROUP_SHIFT
         in_use = np.zeros(NR_GROUP_PAGES, bool)
         in_use[: max(used_end - first, 0)] = True

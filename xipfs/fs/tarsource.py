@@ -33,6 +33,7 @@ _ACL_KEYWORDS = {
     "SCHILY.acl.default": b"system.posix_acl_default",
 }
 _GNU_VOLUME_HEADER = b"V"
+_BUFFER_SIZE_BYTES = 1 << 15  # tarfile copies what is left of it for each header that it takes out
 _ID_MAX = (1 << 32) - 2  # the highest id is "no id" to Linux
 
 # All that the readers of damaged archives have been seen to raise.
@@ -104,7 +105,7 @@ def _open_archive(plain: io.BufferedIOBase, where: str) -> tarfile.TarFile:
         return tarfile.open(
             fileobj=plain,
             mode="r|",
-            bufsize=PIECE_SIZE_BYTES,
+            bufsize=_BUFFER_SIZE_BYTES,
             tarinfo=_Member,
             encoding="utf-8",
             errors="surrogateescape",
