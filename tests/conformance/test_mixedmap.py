@@ -254,7 +254,10 @@ def test_22_last_page_maps_even_in_part_and_the_next_one_is_sigbus(
         access_page(vma, Pgoff(2))
 
 
-def test_23_filesystem_that_fails_is_oom_and_one_that_cannot_allocate_sigbus(world: World):
+def test_23_filesystem_that_fails_is_oom_and_one_that_cannot_allocate_sigbus(
+    world: World, expected_logs
+):
+    expected_logs("a damaged extent")
     mapping = world.fs.make_file({0: 3}, nr_pages=3, read_only=False)
     vma = world.mmap(mapping, vm_flags=VM_FILLS_HOLES)
     world.fs.errors[mapping.id, 0] = FormatError("a damaged extent")

@@ -161,6 +161,12 @@ def test_filesystem_names_the_same_frames_for_a_range(nvram: NvramDevice, scene:
 
 # --- faults that fail, and faults that fill holes ---
 
+
+@pytest.fixture
+def announce_damage(expected_logs):
+    expected_logs("a damaged extent")
+
+
 hostile_files = st.lists(
     st.sampled_from(["page", "page", "page", "hole", "hole", "ram", "error"]),
     min_size=1,
@@ -175,6 +181,7 @@ hostile_files = st.lists(
     may_fill_holes=st.booleans(),
     faults=st.lists(st.tuples(st.integers(0, 26), st.integers(1, 27)), min_size=1, max_size=4),
 )
+@pytest.mark.usefixtures("announce_damage")
 def test_fault_on_a_range_ends_where_and_how_the_first_bad_page_would(
     nvram: NvramDevice,
     arch: Arch,

@@ -16,6 +16,7 @@ no mutex and sequence count (xip_sparse_mutex, xip_sparse_seq).
 """
 
 import errno
+import logging
 from enum import IntFlag
 
 from xipfs.errors import NoDataError, XipfsError, bug_on
@@ -25,6 +26,8 @@ from xipfs.mm.vma import VM_MAYSHARE, VM_MAYWRITE, VM_SHARED, VM_WRITE, Vma
 from xipfs.units import PFN_NONE, Pgoff, Vaddr, virt_to_pfn
 
 __all__ = ["VM_FAULT_ERROR", "FaultResult", "allocates_on_fault", "xip_file_fault"]
+
+_log = logging.getLogger(__name__)
 
 
 class FaultResult(IntFlag):
@@ -54,7 +57,9 @@ def xip_file_fault(vma: Vma, pgoff: Pgoff, address: Vaddr) -> FaultResult:
             return FaultResult.SIGBUS
         # __xip_unmap: who read zeros here shall see the new page. In a hole no other pte can be.
         unmap_mapping_range(mapping, pgoff, 1)
-    except XipfsError:
+    except XipfsError as exc:
+        # The kernel's answer hides the reason, so it is told here.
+        _log.error("%s", exc)
         return FaultResult.OOM
     if pfn == PFN_NONE:
         # In RAM: what we got is its kernel address.

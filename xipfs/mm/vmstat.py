@@ -10,7 +10,6 @@ class VmStat:
     """Events since the machine was made. Names that begin with xip_ are our own.
 
     pgfault                faults taken, each for the page that was asked for
-    xip_fault_around       ptes mapped beside the one that faulted
     xip_insert_pfn         ptes inserted by bare pfn: no struct page, nothing counted
     xip_insert_page        ptes inserted with their struct page: referenced and mapped
     xip_insert_sparse      of those, ptes of the shared sparse page
@@ -27,7 +26,6 @@ class VmStat:
     """
 
     pgfault: int = 0
-    xip_fault_around: int = 0
     xip_insert_pfn: int = 0
     xip_insert_page: int = 0
     xip_insert_sparse: int = 0

@@ -164,8 +164,9 @@ def test_page_past_the_end_of_the_file_is_an_error(world: World):
     world.check()
 
 
-def test_range_with_a_page_that_fails_ends_as_the_page_alone_would(world: World):
+def test_range_with_a_page_that_fails_ends_as_the_page_alone_would(world: World, expected_logs):
     """The error of the filesystem itself came out, where a single fault says VM_FAULT_OOM."""
+    expected_logs("a damaged extent")
     mapping = world.fs.make_file({pgoff: pgoff + 1 for pgoff in range(6)})
     vma = world.mmap(mapping)
     world.fs.errors[mapping.id, 3] = FormatError("a damaged extent")
@@ -180,7 +181,8 @@ def test_range_with_a_page_that_fails_ends_as_the_page_alone_would(world: World)
     world.check()
 
 
-def test_leaves_before_the_one_that_fails_are_counted(world: World):
+def test_leaves_before_the_one_that_fails_are_counted(world: World, expected_logs):
+    expected_logs("a damaged extent")
     mapping = world.fs.make_file({511: 1, 512: 2}, nr_pages=1024)
     vma = world.mmap(mapping)
     world.fs.errors[mapping.id, 512] = FormatError("a damaged extent")
