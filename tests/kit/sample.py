@@ -12,8 +12,10 @@ from xipfs.units import PAGE_SIZE
 
 __all__ = ["ACL", "Sample", "make_sample"]
 
-ACL = bytes.fromhex("02000000 01000700ffffffff 04000500ffffffff 20000500ffffffff")
-"""user::rwx,group::r-x,other::r-x, as system.posix_acl_access stores it."""
+ACL = bytes.fromhex(
+    "02000000 01000700ffffffff 02000500e8030000 04000500ffffffff 10000500ffffffff 20000500ffffffff"
+)
+"""user::rwx,user:1000:r-x,group::r-x,mask::r-x,other::r-x, as Linux stores it in an attribute."""
 
 
 @dataclass(slots=True)

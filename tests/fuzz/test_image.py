@@ -1,0 +1,388 @@
+"""Damaged images: an error in one line or a finding is fine; anything else is a bug.
+
+Two kinds of damage. Bytes flipped or overwritten anywhere in the metadata: what a bad disk does,
+and checksums find. And fields changed in records that are sealed again: what a bug or an attacker
+does, and only distrust helps. All readers are driven over both, with a bound on what they may read,
+so that a walk without end fails and does not hang.
+
+hypothesis prints the example that fails; put it into `@example(...)` to play it again.
+"""
+
+import contextlib
+import functools
+import io
+import itertools
+import os
+import shutil
+import stat
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.kit.image import HandmadeImage
+from tests.kit.sample import Sample, make_sample
+from xipfs.cli.main import main
+from xipfs.errors import XipfsError
+from xipfs.fs.contents import iter_contents
+from xipfs.fs.copyout import copy_out
+from xipfs.fs.fsck import NR_FINDINGS_MAX, fsck
+from xipfs.fs.namei import path_lookup
+from xipfs.fs.superblock import SuperBlock
+from xipfs.ondisk.dentry import DIR_INDEX_DTYPE, DIR_PAGE, DIR_SLOT_DTYPE
+from xipfs.ondisk.extent import EXTENT_DTYPE, EXTENT_NODE
+from xipfs.ondisk.group import GROUP_DESC
+from xipfs.ondisk.inode import INO_ROOT, INODE
+from xipfs.ondisk.journal import JOURNAL_HEADER
+from xipfs.ondisk.record import RecordFormat
+from xipfs.ondisk.superblock import STATE, STATE_INODE_OFFSET, SUPERBLOCK
+from xipfs.ondisk.xattr import XATTR_ENTRY_DTYPE, XATTR_RUN
+from xipfs.phys.nvram import NvramDevice
+from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino, Pgoff
+
+FEWER = settings(max_examples=settings.default.max_examples // 4)
+NR_LOADS_MAX = 20_000
+"""Far more than any reader needs for the sample, which has 65 pages in use."""
+LOAD_SIZE_BYTES_MAX = 1 << 20
+NR_PARTS_MAX = 50
+PEAK_BYTES_MAX = 64 << 20
+
+
+class Record(NamedTuple):
+    """One sealed record of the sample. kind: None for the bitmap, whose seal stands elsewhere.
+
+    entries: (dtype, offset, number) of what follows a head in the same record.
+    """
+
+    name: str
+    kind: RecordFormat | None
+    offset: int
+    size_bytes: int
+    entries: tuple[tuple[np.dtype, int, int], ...] = ()
+
+
+@functools.cache
+def records() -> list[Record]:
+    """Return every record of the sample that has a checksum, but for the replica."""
+    sample = make_sample()
+    image = sample.image
+    found = [
+        Record("superblock", SUPERBLOCK, 0, PAGE_SIZE),
+        Record("state", STATE, PAGE_SIZE, STATE.size_bytes),
+        Record("inode file", INODE, PAGE_SIZE + STATE_INODE_OFFSET, INODE.size_bytes),
+        Record("journal header", JOURNAL_HEADER, image.disk.journal_block << PAGE_SHIFT, 64),
+        Record("group", GROUP_DESC, image.disk.gdt_block << PAGE_SHIFT, GROUP_DESC.size_bytes),
+        Record("bitmap", None, image.disk.bitmap_block << PAGE_SHIFT, PAGE_SIZE),
+    ]
+    for ino in (INO_ROOT, *range(16, image.state.ino_end)):
+        inode = image.inode(ino)
+        payload = ((EXTENT_DTYPE, 136, inode.nr_extents),)
+        found.append(
+            Record(f"inode {ino}", INODE, image.inode_offset(ino), INODE.size_bytes, payload)
+        )
+        if inode.nr_xattr_pages:
+            entries = ((XATTR_ENTRY_DTYPE, XATTR_RUN.size_bytes, 1),)
+            start = inode.xattr_block << PAGE_SHIFT
+            found.append(Record(f"attributes {ino}", XATTR_RUN, start, PAGE_SIZE, entries))
+        if stat.S_ISDIR(inode.mode):
+            for pgoff in range(inode.size_bytes >> PAGE_SHIFT):
+                page = image.dir_page(ino, pgoff)
+                dtype = DIR_INDEX_DTYPE if page.level else DIR_SLOT_DTYPE
+                entries = ((dtype, DIR_PAGE.size_bytes, len(page.entries)),)
+                start = image.dir_block(ino, pgoff) << PAGE_SHIFT
+                found.append(Record(f"page {pgoff} of {ino}", DIR_PAGE, start, PAGE_SIZE, entries))
+    waiting = [image.node_block(sample.tree, i) for i in range(2)]
+    while waiting:
+        block = waiting.pop()
+        page = image.page(block)
+        depth, nr_entries = np.frombuffer(page, EXTENT_NODE.dtype, 1)[0][["depth", "nr_entries"]]
+        entries = ((EXTENT_DTYPE, EXTENT_NODE.size_bytes, int(nr_entries)),)
+        found.append(Record(f"node {block}", EXTENT_NODE, block << PAGE_SHIFT, PAGE_SIZE, entries))
+        if depth:
+            below = np.frombuffer(page, EXTENT_DTYPE, nr_entries, EXTENT_NODE.size_bytes)
+            waiting += below["block"].tolist()
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded() -> Iterator[None]:
+    """Let each reader read so much and no more."""
+    load = NvramDevice.load
+
+    def counted_load(self: NvramDevice, offset: int, size_bytes: int) -> bytes:
+        loads[0] += 1
+        assert loads[0] <= NR_LOADS_MAX, "a reader does not come to an end"
+        assert size_bytes <= LOAD_SIZE_BYTES_MAX, "a reader takes too much at once"
+        return load(self, offset, size_bytes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NvramDevice, "load", counted_load)
+        yield
+
+
+loads = [0]
+
+
+def walk(path: Path) -> None:
+    """Look everything up that can be looked up, as a mount would."""
+    sb = SuperBlock.open(path)
+    try:
+        waiting, seen = [INO_ROOT], set()
+        while waiting:
+            ino = waiting.pop()
+            if ino in seen:
+                continue
+            seen.add(ino)
+            inode = only_xipfs_errors(sb.iget, ino)
+            if inode is None:
+                continue
+            only_xipfs_errors(sb.read_xattrs, inode)
+            only_xipfs_errors(inode.extents.pfns, Pgoff(0), 64)
+            only_xipfs_errors(inode.extents.find_block, Pgoff((1 << 32) - 1))
+            if stat.S_ISLNK(inode.disk.mode):
+                only_xipfs_errors(sb.read_all, inode, 4096)
+            if inode.is_dir:
+                entries = only_xipfs_errors(
+                    lambda inode=inode: list(sb.dir_reader.iter_entries(inode.disk, inode.extents))
+                )
+                for entry in entries or ():
+                    only_xipfs_errors(sb.lookup, inode, entry.name)
+                    waiting.append(entry.ino)
+                only_xipfs_errors(sb.lookup, inode, b"no such name")
+        for name in (b"tree", b"sparse", b"short", b"etc/hosts", b"long/hard"):
+            only_xipfs_errors(read_some, sb, name)
+    finally:
+        sb.close()
+
+
+def read_some(sb: SuperBlock, name: bytes) -> None:
+    for part in itertools.islice(iter_contents(sb, path_lookup(sb, name)), NR_PARTS_MAX):
+        assert len(part) <= LOAD_SIZE_BYTES_MAX
+
+
+def only_xipfs_errors(function: Callable, *arguments: object) -> object:
+    try:
+        return function(*arguments)
+    except XipfsError as exc:
+        text = str(exc)
+    assert "\n" not in text
+    return None
+
+
+def commands(path: Path) -> None:
+    """What a user tries first. `main` turns an XipfsError into a line; all else comes through."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        run_commands(path)
+    assert "Traceback" not in out.getvalue()
+
+
+def run_commands(path: Path) -> None:
+    for arguments in (
+        ["info", path],
+        ["fsck", path],
+        ["ls", "-lR", path],
+        ["ls", "-R", "--json", path],
+        ["dump", path],
+        ["dump", path, "--inode", "1"],
+        ["dump", path, "/etc"],
+    ):
+        loads[0] = 0
+        assert main([str(a) for a in arguments]) in (0, 1, 4, 8)
+
+
+def read_everything(path: Path) -> None:
+    loads[0] = 0
+    only_xipfs_errors(walk, path)
+    loads[0] = 0
+    report = only_xipfs_errors(fsck, path)
+    assert report is None or len(report.findings) <= NR_FINDINGS_MAX
+
+
+# Flips in what is sealed
+
+
+@pytest.mark.parametrize("number", range(len(records())))
+def test_a_flip_in_any_record_is_found(place, number):
+    """One bit in each record, another one for each run of `--long`."""
+    record = records()[number]
+    image = make_sample().image
+    bit = (number * 7919 + 5) % (record.size_bytes * 8)
+    image.data[record.offset + bit // 8] ^= 1 << bit % 8
+    assert findings(image, place), f"bit {bit} of {record.name}"
+
+
+@given(st.data())
+def test_any_flip_in_a_record_is_found(place, data):
+    record = data.draw(st.sampled_from(records()))
+    byte = data.draw(st.integers(0, record.size_bytes - 1))
+    image = make_sample().image
+    image.data[record.offset + byte] ^= data.draw(st.integers(1, 255))
+    assert findings(image, place)
+
+
+@FEWER
+@given(st.integers(0, PAGE_SIZE - 1), st.integers(1, 255))
+def test_any_flip_in_the_replica_is_found(place, byte, bits):
+    image = make_sample().image
+    image.replica[byte] ^= bits
+    assert findings(image, place)
+
+
+def findings(image: HandmadeImage, place: Path) -> tuple:
+    loads[0] = 0
+    return fsck(image.write(place / "nvram.img")).findings
+
+
+# Damage of any kind
+
+INTERESTING = st.one_of(
+    st.sampled_from(
+        [0, 1, 2, 3, 4, 5, 6, 16, 120, 121, 255, 256, 4095, 4096, 4097]
+        + [(1 << n) + d for n in (15, 16, 31, 32, 44, 47, 51, 52, 62, 63, 64) for d in (-1, 0)]
+    ),
+    st.integers(0, 300),
+    st.integers(0, (1 << 64) - 1),
+)
+
+
+@st.composite
+def overwrites(draw) -> tuple[int, bytes]:
+    """(byte of the image, what stands there instead)"""
+    offset = draw(st.integers(0, 65 * PAGE_SIZE - 1))
+    data = draw(
+        st.one_of(
+            st.binary(min_size=1, max_size=16),
+            st.integers(1, 2 * PAGE_SIZE).map(bytes),
+            st.integers(1, PAGE_SIZE).map(lambda n: b"\xff" * n),
+        )
+    )
+    return offset, data
+
+
+@given(st.lists(overwrites(), min_size=1, max_size=6))
+def test_overwritten_images(place, damage):
+    image = make_sample().image
+    end = len(image.data)
+    for offset, data in damage:
+        image.data[offset : offset + len(data)] = data
+    del image.data[end:]
+    read_everything(image.write(place / "nvram.img"))
+
+
+@st.composite
+def resealed(draw) -> tuple[Record, list[tuple[np.dtype, int, str, int]]]:
+    """(record, [(dtype, byte in the record, field, value), ...])"""
+    record = draw(st.sampled_from([r for r in records() if r.kind]))
+    places = [(record.kind.dtype, 0)]
+    for dtype, offset, number in record.entries:
+        places += [(dtype, offset + i * dtype.itemsize) for i in range(number)]
+    changes = []
+    for _ in range(draw(st.integers(1, 3))):
+        dtype, offset = draw(st.sampled_from(places))
+        names = [
+            name
+            for name in dtype.names
+            if name not in ("magic", "checksum") and dtype[name].kind != "V"
+        ]
+        name = draw(st.sampled_from(names))
+        changes.append((dtype, offset, name, draw(INTERESTING)))
+    return record, changes
+
+
+def apply(image: HandmadeImage, damage: list) -> None:
+    for record, changes in damage:
+        buf = memoryview(image.data)[record.offset : record.offset + record.size_bytes]
+        for dtype, offset, name, value in changes:
+            entry = np.frombuffer(buf, dtype, 1, offset)
+            field = dtype[name]
+            mask = (1 << field.itemsize * 8) - 1
+            entry[name] = np.array(value & mask, f"<u{field.itemsize}").view(field)
+        record.kind.seal(buf, 0 if record.kind is SUPERBLOCK else image.seed)
+        if record.kind is SUPERBLOCK:
+            image.replica[:] = buf
+
+
+@given(st.lists(resealed(), min_size=1, max_size=3))
+def test_resealed_images(place, damage):
+    image = make_sample().image
+    apply(image, damage)
+    read_everything(image.write(place / "nvram.img"))
+
+
+@FEWER
+@given(st.lists(resealed(), min_size=1, max_size=3))
+def test_commands_on_resealed_images(place, damage):
+    image = make_sample().image
+    apply(image, damage)
+    commands(image.write(place / "nvram.img"))
+
+
+@FEWER
+@given(st.lists(overwrites(), min_size=1, max_size=3))
+def test_commands_on_overwritten_images(place, damage):
+    image = make_sample().image
+    for offset, data in damage:
+        image.data[offset : offset + len(data)] = data
+    commands(image.write(place / "nvram.img"))
+
+
+@FEWER
+@given(st.lists(resealed(), min_size=1, max_size=2))
+def test_copies_from_resealed_images(place, damage):
+    """What a copy makes stays below its target, whatever the image says."""
+    image = make_sample().image
+    apply(image, damage)
+    path = image.write(place / "nvram.img")
+    target = place / "below" / "copy"
+    shutil.rmtree(place / "below", ignore_errors=True)
+    target.parent.mkdir()
+    before = sorted(os.listdir(place))
+    loads[0] = 0
+    only_xipfs_errors(copy_all, path, target)
+    assert sorted(os.listdir(place)) == before
+    assert os.listdir(target.parent) in ([], ["copy"])
+
+
+def copy_all(path: Path, target: Path) -> None:
+    sb = SuperBlock.open(path)
+    try:
+        copy_out(sb, sb.iget(INO_ROOT), os.fsencode(target), warn=lambda line: None)
+    finally:
+        sb.close()
+
+
+@FEWER
+@given(st.lists(resealed(), min_size=1, max_size=3))
+def test_memory_is_bounded(place, damage):
+    image = make_sample().image
+    apply(image, damage)
+    path = image.write(place / "nvram.img")
+    tracemalloc.start()
+    try:
+        read_everything(path)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < PEAK_BYTES_MAX
+
+
+def test_the_sample_is_sound_and_read_in_bounds(place):
+    """Otherwise all of the above would prove nothing."""
+    sample: Sample = make_sample()
+    path = sample.image.write(place / "nvram.img")
+    read_everything(path)
+    commands(path)
+    assert not findings(sample.image, place)
+    assert len(records()) > 80
+    assert Ino(sample.tree) > 0
