@@ -6,6 +6,7 @@ extent      ExtentMap: pgoff -> image page
 dentry      lookup and readdir in a directory's pages
 namei       from a path to an inode, for the commands that need no mount
 xip         get_xip_mem
-mkfs        a tree or a tar stream -> an image
+mkfs        entries -> an image: builder, inodetable, pack, pagewriter, newimage
+source      a directory tree -> entries; tarsource, posix_acl: a tar stream -> entries
 fsck        every invariant of an image, one function each
 """

@@ -15,13 +15,12 @@ takes its place, but a directory is never replaced with what is in it.
 
 import hashlib
 import stat
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xipfs.errors import SourceError, bug_on
+from xipfs.fs.inodetable import BLANK_INODE, GENERATION_FIRST, InodeTable
 from xipfs.fs.pack import pack_directory, pack_extents, seal_records
 from xipfs.fs.pagewriter import PageWriter
 from xipfs.fs.source import Entry, Piece, shown
@@ -29,12 +28,9 @@ from xipfs.ondisk.dentry import NAME_SIZE_BYTES_MAX
 from xipfs.ondisk.extent import EXTENT_DTYPE, NR_INLINE_EXTENTS, ExtentArray
 from xipfs.ondisk.inode import (
     FILE_SIZE_BYTES_MAX,
-    INO_FIRST,
     INO_INODE_FILE,
-    INO_MAX,
     INO_ROOT,
     INODE,
-    INODES_PER_PAGE,
     PAYLOAD_SIZE_BYTES,
     DiskInode,
     InodeFlags,
@@ -47,16 +43,14 @@ from xipfs.ondisk.xattr import (
 )
 from xipfs.units import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Block, Ino
 
-__all__ = ["ImageBuilder", "InodeTable"]
+__all__ = ["ImageBuilder"]
 
 SYMLINK_SIZE_BYTES_MAX = 4095
 XATTR_NAME_SIZE_BYTES_MAX = 255
 _XATTRS_BYTES_MAX = NR_XATTR_PAGES_MAX * PAGE_SIZE - XATTR_RUN.size_bytes
 NR_EXTENT_PAGES_MAX = (1 << 32) - 1
 _TIMES_NS = range(-(1 << 63), 1 << 63)
-_GENERATION = 1
 _NO_INO = Ino(0)
-_BLANK = DiskInode._make([0] * len(DiskInode._fields))._replace(payload=b"")
 
 _KINDS = {
     stat.S_IFREG,
@@ -228,7 +222,7 @@ class ImageBuilder:
         self.inodes.put(
             DiskInode(
                 ino=ino,
-                generation=_GENERATION,
+                generation=GENERATION_FIRST,
                 flags=flags,
                 mode=entry.mode,
                 nlink=nlink,
@@ -320,7 +314,7 @@ class ImageBuilder:
             pages, top, depth = pack_extents(
                 seed,
                 ino=ino,
-                generation=_GENERATION,
+                generation=GENERATION_FIRST,
                 extents=extents,
                 first_block=self._writer.next_block,
             )
@@ -339,7 +333,7 @@ class ImageBuilder:
                 seed,
                 hash_key,
                 ino=directory.ino,
-                generation=_GENERATION,
+                generation=GENERATION_FIRST,
                 entries=[(name, ino, inodes.d_type(ino)) for name, ino in directory.names.items()],
             )
             block = self._writer.next_block
@@ -354,7 +348,7 @@ class ImageBuilder:
 
     def _write_xattrs(self, seed: int) -> None:
         for ino, xattrs in self._xattrs.items():
-            run = encode_xattrs(dict(xattrs), seed, ino, _GENERATION)
+            run = encode_xattrs(dict(xattrs), seed, ino, GENERATION_FIRST)
             nr_pages = len(run) >> PAGE_SHIFT
             record = self.inodes[ino]
             record["xattr_block"] = self._writer.append(run)
@@ -367,9 +361,9 @@ class ImageBuilder:
             seal_records(INODE, records, seed, np.flatnonzero(records["magic"]).tolist())
             self._writer.append(records.view(np.uint8).data)
         nr_pages = self._writer.next_block - block
-        return _BLANK._replace(
+        return BLANK_INODE._replace(
             ino=INO_INODE_FILE,
-            generation=_GENERATION,
+            generation=GENERATION_FIRST,
             size_bytes=nr_pages * PAGE_SIZE,
             nr_pages=nr_pages,
             nr_extents=1,
@@ -408,70 +402,3 @@ def _check_xattrs(path: bytes, xattrs: Mapping[bytes, bytes]) -> None:
             )
     if sum(len(name) + len(value) + 16 for name, value in xattrs.items()) > _XATTRS_BYTES_MAX:
         raise SourceError(f"{shown(path)}: more than 1 MiB of attributes")
-
-
-class InodeTable:
-    """The records of the inode file, unsealed, in chunks so that growing copies nothing.
-
-    ino_end: one more than the highest number given out. nr_inodes: in use.
-    """
-
-    _NR_CHUNK_INODES = 4096
-
-    def __init__(self) -> None:
-        self.ino_end = INO_FIRST
-        self.nr_inodes = 0
-        self._chunks = [self._new_chunk()]
-
-    def new_ino(self) -> Ino:
-        """Return the next number. Raises: SourceError when there is none."""
-        ino = self.ino_end
-        if ino > INO_MAX:
-            raise SourceError(f"more than {INO_MAX} files")
-        if ino == len(self._chunks) * self._NR_CHUNK_INODES:
-            self._chunks.append(self._new_chunk())
-        self.ino_end = Ino(ino + 1)
-        return ino
-
-    def put(self, inode: DiskInode) -> None:
-        """Store a new inode, in use."""
-        self._store(inode)
-        self.nr_inodes += 1
-
-    def free(self, ino: Ino, next_ino: Ino) -> None:
-        """Make a free inode of one in use, in the free list before *next_ino*."""
-        self._store(_BLANK._replace(ino=ino, generation=_GENERATION, next_ino=next_ino))
-        self.nr_inodes -= 1
-
-    def _store(self, inode: DiskInode) -> None:
-        chunk, row = divmod(inode.ino, self._NR_CHUNK_INODES)
-        self._chunks[chunk][row] = (INODE.magic, 0, *inode)
-
-    def __getitem__(self, ino: Ino) -> np.void:
-        """Return the record of *ino*, to be changed in place."""
-        chunk, row = divmod(ino, self._NR_CHUNK_INODES)
-        record: np.void = self._chunks[chunk][row]
-        return record
-
-    def d_type(self, ino: Ino) -> int:
-        """Return the kind of *ino* as a directory entry has it."""
-        return int(self[ino]["mode"]) >> 12
-
-    def count_kinds(self) -> dict[int, int]:
-        """Return how many inodes are in use, by S_IFMT of their mode."""
-        kinds: Counter[int] = Counter()
-        for records in self.chunks():
-            modes = records["mode"][records["mode"] != 0]
-            kinds.update(stat.S_IFMT(mode) for mode in modes.tolist())
-        return dict(kinds)
-
-    def chunks(self) -> Iterator[NDArray[np.void]]:
-        """Yield all records, dtype INODE.dtype, whole pages of them; views."""
-        nr_inodes = -(-self.ino_end // INODES_PER_PAGE) * INODES_PER_PAGE
-        for start, chunk in zip(
-            range(0, nr_inodes, self._NR_CHUNK_INODES), self._chunks, strict=True
-        ):
-            yield chunk[: nr_inodes - start]
-
-    def _new_chunk(self) -> NDArray[np.void]:
-        return np.zeros(self._NR_CHUNK_INODES, INODE.dtype)

@@ -20,7 +20,8 @@ from xipfs.errors import (
     NotPermittedError,
     SourceError,
 )
-from xipfs.fs import builder, dentry, pack
+from xipfs.fs import dentry, pack
+from xipfs.fs.inodetable import InodeTable
 from xipfs.fs.mkfs import MkfsProgress, MkfsStatistics, mkfs
 from xipfs.fs.source import Entry
 from xipfs.fs.superblock import SuperBlock
@@ -270,7 +271,7 @@ def test_names_of_one_hash_are_told_apart(make, monkeypatch, tmp_path):
 
 def test_many_inodes(make, monkeypatch):
     """The table of inodes grows by chunks; here a chunk is one page."""
-    monkeypatch.setattr(builder.InodeTable, "_NR_CHUNK_INODES", 16)
+    monkeypatch.setattr(InodeTable, "_NR_CHUNK_INODES", 16)
     image = make([regular(b"%d" % i, b"%d" % i) for i in range(300)])
     assert all(image.read(b"%d" % i) == b"%d" % i for i in range(300))
 
