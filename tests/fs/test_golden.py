@@ -23,7 +23,7 @@ from xipfs.fuse.mount import Mount
 from xipfs.fuse.options import MountOptions
 from xipfs.ondisk.inode import INO_ROOT
 from xipfs.ondisk.superblock import FORMAT_VERSION
-from xipfs.units import PAGE_SIZE
+from xipfs.units import PAGE_SIZE, bytes_to_pages
 
 NVRAM_IMAGES = Path(__file__).parents[2] / "nvram_images"
 GOLDEN = NVRAM_IMAGES / "golden"
@@ -118,10 +118,15 @@ def describe_contents(mount: Mount, inode: Inode) -> dict[str, Any]:
     extents = json.loads(answer)
     # The list has an end; behind it, in these images, all have one page.
     nr_unlisted_pages = extents["nr_extents"] - len(extents["extents"])
+    answer = mount.dispatch(mount.operations.getxattr, inode.ino, b"user.xipfs.tiers")
+    tiers = json.loads(answer)
+    assert tiers["pages"] == bytes_to_pages(size_bytes)
+    assert tiers["pages"] == tiers["ram"] + tiers["nvram"] + tiers["hole"]
     facts = {
         "size_bytes": size_bytes,
         "data_pages": sum(nr_pages for _, _, nr_pages in extents["extents"]) + nr_unlisted_pages,
     }
+    assert tiers["nvram"] == facts["data_pages"]
     if 0 < size_bytes < 1 << 30:
         data = read(mount, inode, size_bytes)
         assert len(data) == size_bytes

@@ -192,7 +192,7 @@ class Operations:
         """
         inode = self._get_inode(ino)
         if name == XATTR_TIERS and inode.is_regular:
-            return _json_line(tiers_json(inode))
+            return _json_line(tiers_json(self._sb, inode))
         if name == XATTR_EXTENTS and (inode.is_regular or inode.is_dir):
             return _json_line(extents_json(self._sb, inode))
         if name == XATTR_CONTROL and ino == INO_ROOT and self.control_address:

@@ -11,14 +11,12 @@ from xipfs.fs.superblock import SuperBlock
 from xipfs.mm.machine import Machine
 from xipfs.mm.vma import Mm
 from xipfs.ondisk.extent import ExtentFlags
-from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, PFN_NONE, Pgoff
+from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT
 
 __all__ = ["NR_LISTED_EXTENTS_MAX", "RegionMap", "extents_json", "region_map", "tiers_json"]
 
 NR_LISTED_EXTENTS_MAX = 512
 """An attribute's value ends at 64 KiB."""
-
-_NR_SCAN_PAGES = 4096
 
 
 class RegionMap(NamedTuple):
@@ -34,13 +32,14 @@ class RegionMap(NamedTuple):
     heat: NDArray[np.int64]
 
 
-def tiers_json(inode: Inode) -> dict[str, int]:
+def tiers_json(sb: SuperBlock, inode: Inode) -> dict[str, int]:
     """Return how many pages of a file are in RAM, in NVRAM, and in no memory at all."""
     nr_pages = inode.mapping.nr_pages
-    nr_nvram = 0
-    for start in range(0, nr_pages, _NR_SCAN_PAGES):
-        pfns = inode.extents.pfns(Pgoff(start), min(_NR_SCAN_PAGES, nr_pages - start))
-        nr_nvram += int(np.count_nonzero(pfns != PFN_NONE))
+    nr_nvram = sum(
+        max(0, min(nr_extent_pages, nr_pages - pgoff))
+        for pgoff, _, nr_extent_pages, flags in iter_extents(sb.nvram, sb.seed, inode.disk)
+        if not flags & ExtentFlags.UNWRITTEN
+    )
     nr_ram = len(inode.mapping.i_pages)
     return {
         "pages": nr_pages,
