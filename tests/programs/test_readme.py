@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from xipfs.cli.main import app
+from xipfs.cli.main import COMMANDS
 from xipfs.fuse.options import OPTION_HELP
 
 ROOT = Path(__file__).parents[2]
@@ -120,8 +120,9 @@ def test_options_are_those_of_the_code():
 
 def test_commands_are_those_of_the_code():
     named = set(re.findall(r"`(?:xipfs )?(\w+)`", " ".join(table("Commands"))))
-    callbacks = [command.callback for command in app.registered_commands]
-    assert named == {callback.__name__ for callback in callbacks if callback is not None}
+    command = [sys.executable, "-m", "xipfs", "--help"]
+    helped = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert named == set(re.findall(r"^│ (\w+) ", helped.split(" Commands ")[1], re.MULTILINE))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@
 `fsck` exits as fsck(8) says.
 """
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -16,30 +17,12 @@ from typing import Annotated
 import typer
 
 from xipfs import __version__
-from xipfs.cli.cat import cat
-from xipfs.cli.cp import cp
-from xipfs.cli.dump import dump
-from xipfs.cli.fsck import fsck
-from xipfs.cli.info import info
-from xipfs.cli.ls import ls
-from xipfs.cli.mkfs import mkfs
-from xipfs.cli.mount import mount
-from xipfs.cli.stat import stat
-from xipfs.cli.umount import umount
 from xipfs.errors import XipfsError
 
-__all__ = ["app", "main"]
+__all__ = ["COMMANDS", "main", "make_app"]
 
-app = typer.Typer(
-    name="xipfs",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="A filesystem in memory without struct pages that migrates its hot pages to RAM.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-for command in (mkfs, info, fsck, ls, cat, cp, dump, mount, umount, stat):
-    app.command()(command)
+COMMANDS = ["mkfs", "info", "fsck", "ls", "cat", "cp", "dump", "mount", "umount", "stat"]
+"""Each is a function in a module of its name."""
 
 _EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
 _EXIT_FSCK_OPERATIONAL, _EXIT_FSCK_USAGE = 8, 16
@@ -51,7 +34,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _global_options(
     version: Annotated[
         bool,
@@ -63,12 +45,29 @@ def _global_options(
     """Hold the options of the command itself."""
 
 
+def make_app(commands: Sequence[str]) -> typer.Typer:
+    """Return the command with these subcommands, whose modules are imported now."""
+    app = typer.Typer(
+        name="xipfs",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help="A filesystem in memory without struct pages that migrates its hot pages to RAM.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_global_options)
+    for command in commands:
+        app.command()(getattr(importlib.import_module(f"xipfs.cli.{command}"), command))
+    return app
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (sys.argv if None); return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     is_fsck = arguments[:1] == ["fsck"]
+    # One command needs one module: importing all of them would take longer than most commands do.
+    named = [command for command in COMMANDS if arguments[:1] == [command]]
     try:
-        result = app(arguments, prog_name="xipfs", standalone_mode=False)
+        result = make_app(named or COMMANDS)(arguments, prog_name="xipfs", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except typer.TyperException as exc:
