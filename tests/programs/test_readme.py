@@ -120,9 +120,7 @@ def test_options_are_those_of_the_code():
 
 def test_commands_are_those_of_the_code():
     named = set(re.findall(r"`(?:xipfs )?(\w+)`", " ".join(table("Commands"))))
-    command = [sys.executable, "-m", "xipfs", "--help"]
-    helped = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert named == set(re.findall(r"^│ (\w+) ", helped.split(" Commands ")[1], re.MULTILINE))
+    assert named == set(COMMANDS)
 
 
 @pytest.mark.parametrize(
