@@ -124,7 +124,10 @@ class _Copy:
             finally:
                 os.close(fd)
         elif stat.S_ISLNK(disk.mode):
-            os.symlink(self._sb.read_all(inode, PATH_MAX), path)
+            link = self._sb.read_all(inode, PATH_MAX)
+            if b"\0" in link:
+                raise FormatError(f"inode {inode.ino}: a symbolic link with a NUL in it")
+            os.symlink(link, path)
         elif stat.S_IFMT(disk.mode) in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK):
             os.mknod(path, stat.S_IFMT(disk.mode) | 0o600, disk.rdev)
         else:
@@ -142,9 +145,11 @@ class _Copy:
             os.chmod(path, mode)
         for name, value in self._sb.read_xattrs(inode).items():
             try:
+                if b"\0" in name:
+                    raise FormatError("a NUL in its name")
                 os.setxattr(path, name, value, follow_symlinks=False)
-            except OSError as exc:
-                self._fail(path, f"attribute {printable(name)}: {exc.strerror}")
+            except (OSError, FormatError) as exc:
+                self._fail(path, f"attribute {printable(name)}: {exc}")
         os.utime(path, ns=(disk.atime_ns, disk.mtime_ns), follow_symlinks=False)
 
     def _fail(self, path: bytes, reason: str) -> None:

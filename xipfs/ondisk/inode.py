@@ -144,4 +144,6 @@ def decode_inode(record: Buffer, seed: int, ino: Ino) -> DiskInode:
         raise FormatError(
             f"inode {ino}: {inode.size_bytes} bytes inline, at most {PAYLOAD_SIZE_BYTES}"
         )
+    if inode.size_bytes > FILE_SIZE_BYTES_MAX:
+        raise FormatError(f"inode {ino}: {inode.size_bytes} bytes, at most {FILE_SIZE_BYTES_MAX}")
     return inode

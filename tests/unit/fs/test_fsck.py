@@ -394,6 +394,21 @@ def a_link_longer_than_a_path(s):
 
 
 @breaks(I.INODE_FIELDS)
+def a_nul_in_a_short_link(s):
+    s.image.change_inode(s.short, payload=b"etc\0hosts".ljust(120, b"\0"))
+
+
+@breaks(I.INODE_FIELDS)
+def a_nul_in_a_long_link(s):
+    s.image.page(int(s.image.inode(s.long).extents["block"][0]))[100] = 0
+
+
+@breaks(I.INODE_FIELDS)
+def a_link_that_is_a_hole(s):
+    s.image.change_extent(s.long, 0, flags=1)
+
+
+@breaks(I.INODE_FIELDS)
 def an_inline_file(s):
     s.image.change_inode(s.empty, flags=int(InodeFlags.INLINE))
 
@@ -642,6 +657,14 @@ def attributes_out_of_order(s):
     def change(run):
         at = bytes(run).index(b"user.empty") + 5
         run[at : at + 1] = b"E"
+
+    s.image.change_xattr_run(s.hosts, change)
+
+
+@breaks(I.XATTRS)
+def a_nul_in_the_name_of_an_attribute(s):
+    def change(run):
+        run[bytes(run).index(b"user.comment") + 5] = 0
 
     s.image.change_xattr_run(s.hosts, change)
 

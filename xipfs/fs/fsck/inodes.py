@@ -55,6 +55,7 @@ __all__ = [
     "check_inode_fields",
     "check_inode_file",
     "check_inode_records",
+    "check_link_targets",
     "check_lists",
     "check_nr_inodes",
     "check_nr_pages",
@@ -194,6 +195,7 @@ def scan_inodes(
         check_unused_payload(used, findings)
         rows, _ = _check_what_inodes_hold(nvram, disk, used, claims, findings)
         has_acl |= check_xattrs(nvram, disk, used, claims, findings)
+        check_link_targets(nvram, used, rows, findings)
         check_tails(nvram, used, rows, findings)
         tables.append(_columns(used, _TABLE_DTYPE))
         frees.append(_columns(free, _FREE_DTYPE))
@@ -301,6 +303,31 @@ def check_inode_fields(used: NDArray[np.void], free: NDArray[np.void], findings:
     findings.add_inodes(Invariant.INODE_FIELDS, leftover, free["ino"], "free, but not all zero")
 
 
+def check_link_targets(
+    nvram: NvramDevice, records: NDArray[np.void], rows: NDArray[np.void], findings: Findings
+) -> None:
+    """I10, for symbolic links: no NUL in what they point to, which a hole would be full of.
+
+    rows: EXTENT_ROW_DTYPE, the extents of *records*.
+    """
+    is_link = (records["mode"] & 0o170000) == stat.S_IFLNK
+    readable = (records["size_bytes"] > 0) & (records["size_bytes"] < PATH_MAX)
+    for i in np.flatnonzero(is_link & readable).tolist():
+        size_bytes = int(records["size_bytes"][i])
+        if records["flags"][i] & InodeFlags.INLINE:
+            target = bytes(records["payload"][i])[:size_bytes]
+        else:
+            first = int(np.searchsorted(rows["index"], i))
+            row = rows[first] if first < len(rows) else None
+            target = bytes(size_bytes)
+            if row is not None and (row["index"], row["pgoff"], row["kind"]) == (i, 0, KIND_DATA):
+                target = nvram.load(int(row["block"]) << PAGE_SHIFT, size_bytes)
+        if b"\0" in target:
+            findings.add(
+                Invariant.INODE_FIELDS, f"inode {records['ino'][i]}: a symbolic link to a NUL"
+            )
+
+
 def check_unused_payload(records: NDArray[np.void], findings: Findings) -> None:
     """I30, for inodes: their payload is zero behind what is used."""
     inline = (records["flags"] & InodeFlags.INLINE) != 0
@@ -360,8 +387,11 @@ def check_xattrs(
         except FormatError as exc:
             findings.add(Invariant.XATTRS, str(exc))
             continue
-        if not xattrs or any(len(v) > XATTR_VALUE_SIZE_BYTES_MAX for v in xattrs.values()):
-            findings.add(Invariant.XATTRS, f"inode {ino}: no attribute in its run, or one too long")
+        if not xattrs or any(
+            b"\0" in name or len(value) > XATTR_VALUE_SIZE_BYTES_MAX
+            for name, value in xattrs.items()
+        ):
+            findings.add(Invariant.XATTRS, f"inode {ino}: attributes none, too long, or with a NUL")
             continue
         has_acl |= any(name in xattrs for name in _ACL_NAMES)
         # Only one run can hold these attributes with zeros in all gaps: that which we would write.
