@@ -12,13 +12,14 @@ never waits, and never calls into the kernel's side of FUSE.
 """
 
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
-from xipfs.errors import MountError
+from xipfs.errors import FormatError, MountError
 from xipfs.fs.superblock import SuperBlock
 from xipfs.fuse.operations import Operations
 from xipfs.fuse.options import CacheMode, MountOptions
@@ -27,6 +28,7 @@ from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.arch import get_arch
 from xipfs.mm.machine import Machine
 from xipfs.mm.vma import Mm
+from xipfs.ondisk.inode import INO_ROOT
 from xipfs.phys.physmem import Run
 from xipfs.policy.registry import load_policy
 from xipfs.tiering.access_log import AccessLog
@@ -75,11 +77,17 @@ class Mount:
     def open(cls, image: str | os.PathLike[str], options: MountOptions) -> "Mount":
         """Open *image* and make all that serves it.
 
-        Raises: what SuperBlock.open raises; PolicyError; MountError.
+        Raises: what SuperBlock.open raises; FormatError, DeviceError for an unusable root
+                directory; PolicyError; MountError.
         """
         sb = SuperBlock.open(image)
         try:
+            if not stat.S_ISDIR(sb.load_inode(INO_ROOT).mode):
+                raise FormatError(f"inode {INO_ROOT}: the root is no directory")
             return cls(sb, options)
+        except FormatError as exc:
+            sb.close()
+            raise FormatError(f"{image}: {exc}") from exc
         except BaseException:
             sb.close()
             raise

@@ -24,6 +24,7 @@ from xipfs.errors import (
     NotDirError,
     ReadOnlyFsError,
     StaleError,
+    XipfsError,
 )
 from xipfs.fs.inode import Inode
 from xipfs.fs.namei import PATH_MAX
@@ -129,16 +130,30 @@ class Operations:
         """Hand the entries behind *position* to *emit* until it has no room; count their lookups.
 
         "." and ".." count none.
+        Raises: FormatError, DeviceError, for the first of these entries only: what comes before a
+                bad one is handed out, and who asks for more meets it then.
         """
         directory = self._get_handle(fh).inode
-        for entry in self._sb.dir_reader.iter_entries(directory.disk, directory.extents, position):
-            inode = self._sb.iget(entry.ino)
+        entries = self._sb.dir_reader.iter_entries(directory.disk, directory.extents, position)
+        nr_taken = 0
+        while True:
+            try:
+                entry = next(entries, None)
+                if entry is None:
+                    return
+                inode = self._sb.iget(entry.ino)
+            except XipfsError:
+                # A listing that fails is not sent, and its lookups would never be forgotten.
+                if not nr_taken:
+                    raise
+                return
             taken = emit(entry.name, inode, entry.position)
             if taken and entry.name not in (b".", b".."):
                 inode.nr_lookups += 1
             self._sb.drop_unused(inode)
             if not taken:
                 return
+            nr_taken += 1
 
     # Files
 

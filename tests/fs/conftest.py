@@ -1,0 +1,63 @@
+"""The made tree, its image, and two doors to it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.files import DirectFiles, Files, KernelFiles
+from tests.kit.mount import mounted
+from tests.kit.tree import make_tree
+from xipfs.fs.mkfs import MkfsStatistics, mkfs
+from xipfs.fs.source import walk_tree
+from xipfs.fuse.mount import Mount
+from xipfs.fuse.options import MountOptions
+
+NOW_NS = 1_700_000_000_123_456_789
+
+
+@pytest.fixture(scope="session")
+def made_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree with every kind of entry. Nobody writes to it."""
+    tree = tmp_path_factory.mktemp("fs") / "tree"
+    make_tree(tree)
+    return tree
+
+
+@pytest.fixture(scope="session")
+def made(made_tree: Path) -> tuple[Path, MkfsStatistics]:
+    """The image of the tree, and what mkfs said of it. Nobody writes to it."""
+    image = made_tree.with_name("tree.img")
+    return image, mkfs(image, walk_tree(made_tree), now_ns=NOW_NS)
+
+
+@pytest.fixture(scope="session")
+def made_image(made: tuple[Path, MkfsStatistics]) -> Path:
+    """The image of the tree. Nobody writes to it."""
+    return made[0]
+
+
+@pytest.fixture
+def direct(made_image: Path) -> Iterator[DirectFiles]:
+    """The image behind operations called directly; its books are balanced at the end."""
+    mount = Mount.open(made_image, MountOptions(ram_bytes=1 << 20))
+    yield DirectFiles(mount)
+    mount.mm.check_invariants()
+    mount.machine.mem_map.check_invariants()
+    mount.close()
+
+
+@pytest.fixture(scope="session")
+def live_files(made_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelFiles]:
+    """The image through a real mount, one for all tests."""
+    mountpoint = tmp_path_factory.mktemp("live") / "mnt"
+    with mounted(made_image, mountpoint, "epoch=50") as live:
+        yield KernelFiles(live.path)
+
+
+@pytest.fixture(params=["direct", pytest.param("mount", marks=pytest.mark.fuse)])
+def files(request: pytest.FixtureRequest) -> Files:
+    """Both doors: a test with this fixture runs once through each."""
+    name = "direct" if request.param == "direct" else "live_files"
+    found: Files = request.getfixturevalue(name)
+    return found
