@@ -37,7 +37,6 @@ __all__ = ["Demo", "main"]
 
 _NVRAM_IMAGES = Path(__file__).resolve().parent.parent / "nvram_images"
 _RECIPE = _NVRAM_IMAGES / "userland.py"
-_IMAGE = _NVRAM_IMAGES / "userland.img"
 
 # In the demo's own directory, which is the working directory.
 _TREE = Path("tree")
@@ -129,16 +128,18 @@ def main() -> int:
     """Run the demo; return its exit status."""
     parser = argparse.ArgumentParser(prog="tools/demo", description=__doc__)
     parser.add_argument("--in-process", action="store_true", help="do not mount")
-    in_process: bool = parser.parse_args().in_process
+    parser.add_argument("--image", type=Path, default=_NVRAM_IMAGES / "userland.img")
+    arguments = parser.parse_args()
+    image: Path = arguments.image.absolute()
     for number in _STOPPERS:
         signal.signal(number, _stop)
     started_s = time.monotonic()
     work = Path(os.path.realpath(tempfile.mkdtemp(prefix="xipfs-demo-")))
     os.chdir(work)  # so that commands are short to read
     try:
-        _build_image(work)
-        reason = "as you asked" if in_process else _why_no_fuse()
-        same = _with_mount() if reason is None else _in_process(reason)
+        _build_image(image, work)
+        reason = "as you asked" if arguments.in_process else _why_no_fuse()
+        same = _with_mount(image) if reason is None else _in_process(image, reason)
         elapsed_s = time.monotonic() - started_s
         print(f"\n== {'all results were equal' if same else 'RESULTS DIFFER'} ({elapsed_s:.0f} s)")
         return 0 if same else 1
@@ -158,11 +159,11 @@ def _stop(number: int, _: object) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def _build_image(work: Path) -> None:
+def _build_image(image: Path, work: Path) -> None:
     print("== an image of the Python that runs this, and of a shell with some tools")
     _show(["cd", work])
-    _show([_RECIPE, "--tree", _TREE])
-    print(f"   {_run([sys.executable, _RECIPE, _IMAGE, '--tree', _TREE])}")
+    _show([_RECIPE, image, "--tree", _TREE])
+    print(f"   {_run([sys.executable, _RECIPE, image, '--tree', _TREE])}")
 
 
 def _why_no_fuse() -> str | None:
@@ -177,11 +178,11 @@ def _why_no_fuse() -> str | None:
 # With a mount.
 
 
-def _with_mount() -> bool:
+def _with_mount(image: Path) -> bool:
     """Mount the image, run programs from it, say what happened; return whether all was equal."""
     nr_cells = _MAP_COLUMNS * _MAP_ROWS
     demo = Demo(lambda: ask(_MOUNTPOINT, "stat", cells=nr_cells))
-    with _mounted():
+    with _mounted(image):
         _compare_trees(demo)
         _run_python(demo)
         _run_binaries(demo)
@@ -197,16 +198,16 @@ def _with_mount() -> bool:
 
 
 @contextlib.contextmanager
-def _mounted() -> Iterator[None]:
+def _mounted(image: Path) -> Iterator[None]:
     """Mount the image; unmount it, whatever happens."""
     print(f"\n== mount: {_RAM} of RAM for hot pages, and an epoch of {_EPOCH_MS} ms")
     _MOUNTPOINT.mkdir()
     options = f"ram={_RAM},epoch={_EPOCH_MS}"
-    _show(["xipfs", "mount", _IMAGE, _MOUNTPOINT, "-o", options])
+    _show(["xipfs", "mount", image, _MOUNTPOINT, "-o", options])
     print("   that is less than by default, so that something happens before our eyes")
     try:
         with _uninterrupted():
-            _xipfs("mount", _IMAGE, _MOUNTPOINT, "-o", options)
+            _xipfs("mount", image, _MOUNTPOINT, "-o", options)
         yield
     finally:
         with _uninterrupted():
@@ -350,11 +351,11 @@ def _run(command: Command, *, top: Path | None = None, start_new_session: bool =
 # Without one.
 
 
-def _in_process(reason: str) -> bool:
+def _in_process(image: Path, reason: str) -> bool:
     """Read the image's files through `Mount`, several epochs long; return whether all was equal."""
     print(f"\n== no mount ({reason}): the same files are read in this process")
     print(f"   {_RAM} of RAM for hot pages; an epoch after every 100 files")
-    mount = Mount.open(_IMAGE, parse_options(f"ram={_RAM},cache=none"))
+    mount = Mount.open(image, parse_options(f"ram={_RAM},cache=none"))
     with contextlib.closing(mount):
         demo = Demo(mount.statistics)
         files = dict(_list_files(mount, INO_ROOT, ""))
