@@ -18,6 +18,7 @@ Differs from Linux: no migration entries; a fault between the steps cannot happe
 them are under the mount's lock.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -75,10 +76,18 @@ def promote_pages(
     bug_on(bool((np.diff(pgoffs) <= 0).any()), "pages to promote: not sorted", pgoffs=pgoffs)
     absent = [pgoff for pgoff in pgoffs.tolist() if pgoff not in mapping.i_pages]
     nr_resident = len(pgoffs) - len(absent)
-    nr_migrated = 0
-    for run in _file_runs(absent):
-        for start, nr_pages, pfn in _nvram_runs(mapping, run):
-            nr_migrated += _promote_run(machine, mapping, start, nr_pages, pfn)
+    moved: list[int] = []
+    frames: list[Pfn] = []
+    for file_run in _file_runs(absent):
+        for start, nr_pages, pfn in _nvram_runs(mapping, file_run):
+            run_frames = _copy_run(machine, mapping, start, nr_pages, pfn)
+            moved += range(start, start + len(run_frames))
+            frames += run_frames
+    machine.mem_map.mapping[frames] = mapping.id
+    machine.mem_map.index[frames] = moved
+    # The references of alloc_page become those of i_pages.
+    mapping.i_pages.update(zip(moved, frames, strict=True))
+    nr_migrated = len(moved)
     nr_failed = len(absent) - nr_migrated
     vmstat = machine.vmstat
     vmstat.pgpromote_success += nr_migrated
@@ -114,28 +123,27 @@ def demote_pages(
     return MigrateStatistics(nr_migrated, len(pages) - len(resident), nr_failed)
 
 
-def _promote_run(
+def _copy_run(
     machine: Machine, mapping: AddressSpace, pgoff: Pgoff, nr_pages: int, pfn: Pfn
-) -> int:
-    """Promote pages that are consecutive in the file and in NVRAM; return how many moved."""
+) -> list[Pfn]:
+    """Unmap and copy pages that are consecutive in the file and in NVRAM; return their frames.
+
+    Fewer frames than pages when there are no more; none when the pages cannot be read.
+    """
     mem_map = machine.mem_map
     frames: list[Pfn] = []
     while len(frames) < nr_pages and (frame := mem_map.alloc_page()) is not None:
         frames.append(frame)
     if not frames:
-        return 0
+        return []
     unmap_mapping_range(mapping, pgoff, len(frames))
     try:
         machine.physmem.copy_to_frames(pfn, frames)
     except XipfsError:
         for frame in frames:
             mem_map.put_page(frame)
-        return 0
-    mem_map.mapping[frames] = mapping.id
-    mem_map.index[frames] = np.arange(pgoff, pgoff + len(frames))
-    # The references of alloc_page become those of i_pages.
-    mapping.i_pages.update(zip(range(pgoff, pgoff + len(frames)), frames, strict=True))
-    return len(frames)
+        return []
+    return frames
 
 
 def _file_runs(pgoffs: list[int]) -> Iterator[tuple[Pgoff, int]]:
@@ -152,6 +160,10 @@ def _nvram_runs(mapping: AddressSpace, run: tuple[Pgoff, int]) -> Iterator[tuple
     pgoff, nr_pages = run
     nr_pages = min(nr_pages, mapping.nr_pages - pgoff)
     if nr_pages <= 0:
+        return
+    if nr_pages == 1:  # scattered pages are common, and need no array
+        with contextlib.suppress(XipfsError):
+            yield pgoff, 1, mapping.a_ops.get_xip_mem(mapping, pgoff, create=False)[1]
         return
     try:
         pfns = mapping.a_ops.get_xip_pfns(mapping, pgoff, nr_pages)

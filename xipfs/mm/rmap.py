@@ -87,8 +87,11 @@ def _windows(vma: Vma, start: Vaddr, end: Vaddr) -> list[tuple[int, slice]]:
 def _zap_leaf(vma: Vma, leaf: Leaf, window: slice) -> int:
     mm = vma.vm_mm
     mem_map = mm.machine.mem_map
-    present = np.flatnonzero(leaf.ptes[window]) + window.start
-    for index in present.tolist():
+    if window.stop - window.start == 1:  # one page moves: no array needed
+        present = [window.start] if leaf.words[window.start] != PTE_NONE else []
+    else:
+        present = (np.flatnonzero(leaf.ptes[window]) + window.start).tolist()
+    for index in present:
         pte = leaf.words[index]
         # The pte goes before the reference: nobody may reach a frame that could be freed.
         leaf.words[index] = PTE_NONE
