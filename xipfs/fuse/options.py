@@ -33,6 +33,7 @@ class MountOptions:
     allow_other: bool = False
     suid: bool = False
     dev: bool = False
+    noexec: bool = False
     cache: CacheMode = CacheMode.SAMPLED
     ram_bytes: int = 64 << 20
     policy: str = POLICY_DEFAULT
@@ -47,6 +48,7 @@ OPTION_HELP = {
     "allow_other": "let other users in",
     "suid": "honour setuid bits (root only; nosuid by default)",
     "dev": "honour device nodes (root only; nodev by default)",
+    "noexec": "run no programs from the mount",
     "cache": "none, sampled (default) or full: what is done about the kernel's page cache",
     "ram": "size of the RAM tier, default 64M",
     "policy": "a policy's name, or a file: ./mine.py",
@@ -65,9 +67,13 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "nosuid": {"suid": False},
     "dev": {"dev": True},
     "nodev": {"dev": False},
-    "exec": {},
+    "noexec": {"noexec": True},
+    "exec": {"noexec": False},
+    # What a read-only mount without access times does anyway.
     "noatime": {},
     "relatime": {},
+    "sync": {},
+    "async": {},
 }
 _NR_DIGITS_MAX = 20
 """int() has a limit of its own, far above, and complains in its own way."""

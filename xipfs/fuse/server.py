@@ -119,6 +119,8 @@ def _fuse_options(mount: Mount) -> set[str]:
         flags.add("ro")
     if options.allow_other:
         flags.add("allow_other")
+    if options.noexec:
+        flags.add("noexec")
     return flags
 
 

@@ -23,7 +23,7 @@ class RegionMap(NamedTuple):
     """The NVRAM region cut into cells of nr_cell_pages pages; all arrays of shape (nr_cells,).
 
     nr_mapped: int64, pages mapped by bare pfn. nr_ram: int64, pages whose bytes are in RAM now.
-    heat: int64, accesses of late, halved each epoch, summed over the cell.
+    heat: int64, accesses of late (tiering.daemon cools them), summed over the cell.
     """
 
     nr_cell_pages: int

@@ -69,7 +69,7 @@ class Leaf:
 
     ptes: uint64, shape (512,). words: the same memory, to read and write one word at a time.
     accessed: uint8, shape (512,), 1 since an access (the young bit).
-    heat: uint8, shape (512,), accesses, saturating; halved each epoch.
+    heat: uint8, shape (512,), accesses, saturating; cooled by the tiering daemon.
     *_bytes: the same memory one byte at a time.
     nr_present: ptes that are present.
     """

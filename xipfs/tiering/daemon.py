@@ -42,6 +42,9 @@ _log = logging.getLogger(__name__)
 _SLICE_PAGES = 256
 """Pages moved under one hold of the mount's lock: under a millisecond."""
 
+_NR_COOLING_EPOCHS = 8
+"""Heat is halved once in so many epochs."""
+
 
 @dataclass(slots=True)
 class TieringStatistics:
@@ -191,7 +194,9 @@ class TieringDaemon:
         return groups
 
     def _cool(self) -> None:
-        """Halve all heat, so that it tells of the last epochs only."""
+        """Halve all heat now and then, so that it tells of the last few dozen epochs only."""
+        if self.statistics.epochs % _NR_COOLING_EPOCHS:
+            return
         for leaf in self._mm.page_table.leaves.values():
             leaf.heat >>= 1
 
