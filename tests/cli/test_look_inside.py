@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import stat
 import subprocess
 import sys
@@ -362,3 +363,25 @@ def test_dump_of_two_things_at_once(run, image):
 
 def test_every_invariant_has_a_name_for_programs():
     assert len({i.name for i in Invariant}) == len({i.number for i in Invariant}) == len(Invariant)
+
+
+@pytest.mark.parametrize("nlink", [2, 7])
+def test_fsck_on_a_terminal_shows_progress_and_takes_it_away(sample, tmp_path, nlink):
+    """The bar goes to stderr; stdout is the same as without."""
+    sample.image.change_inode(sample.hard, nlink=nlink)
+    image = sample.image.write(tmp_path / "nvram.img")
+    ours, theirs = pty.openpty()
+    process = subprocess.run(
+        [sys.executable, "-m", "xipfs", "fsck", str(image)],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm"},
+        check=False,
+    )
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16)
+    os.close(ours)
+    assert process.returncode == (0 if nlink == 2 else 4)
+    assert process.stdout.decode().splitlines()[-1].startswith(f"{image}: ")
+    assert b"Traceback" not in shown
+    assert shown.endswith(b"\x1b[2K"), "the bar is still there"

@@ -9,4 +9,5 @@ xip         get_xip_mem
 mkfs        entries -> an image: builder, inodetable, pack, pagewriter, newimage
 source      a directory tree -> entries; tarsource, posix_acl: a tar stream -> entries
 fsck        every invariant of an image, one function each
+contents    bytes and names without any mm; copyout, info, dump: what commands do with them
 """

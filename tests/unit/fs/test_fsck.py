@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 import stat
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tests.kit.image import HandmadeImage, ImageKit
 from tests.kit.sample import Sample, make_sample
 from xipfs.errors import DeviceError, FormatError, ImageBusyError
 from xipfs.fs.fsck import NR_FINDINGS_MAX, FsckReport, Invariant, fsck
+from xipfs.fs.mkfs import mkfs
+from xipfs.fs.source import walk_tree
 from xipfs.ondisk.dentry import DIR_PAGE, DIR_SLOT_DTYPE, name_key
 from xipfs.ondisk.extent import EXTENT_DTYPE, EXTENT_NODE
 from xipfs.ondisk.group import GROUP_DESC, NR_GROUP_PAGES
@@ -286,6 +289,15 @@ def an_inode_file_whose_extents_are_not_in_the_image(s):
 @breaks(I.INODE_FILE, I.EXTENT_NODES)
 def an_inode_file_whose_tree_is_damaged(s):
     s.image.change_inode(0, extent_depth=1)
+
+
+@breaks(I.EXTENTS, I.NR_PAGES)
+def an_inode_file_with_pages_twice(s):
+    """The first place counts: no inode is looked at twice."""
+    first, nr_pages = s.image.inode_file_block(), s.image.inode(0).nr_pages
+    extents = np.array([(0, first, nr_pages, 0), (1, 200, 1, 0)], EXTENT_DTYPE)
+    s.image.change_inode(0, nr_extents=2, payload=extents.tobytes().ljust(120, b"\0"))
+    s.image.mark(200, used=True)
 
 
 @breaks(I.INODE_FILE, I.NR_PAGES, I.BITMAPS, I.DIR_ENTRIES, I.CONNECTED, I.NLINK)
@@ -1197,6 +1209,19 @@ def test_empty_images_of_any_size(tmp_path, nr_pages):
     assert report.nr_used_pages == 9 + -(-nr_pages // NR_GROUP_PAGES)
 
 
+def test_a_large_empty_image_costs_what_a_small_one_does(tmp_path):
+    peaks_bytes = []
+    for nr_pages in (1 << 14, 1 << 24):  # 64 MiB, 64 GiB
+        path = ImageKit(nr_pages=nr_pages).build().write(tmp_path / "nvram.img")
+        tracemalloc.start()
+        try:
+            assert numbers(fsck(path)) == []
+            peaks_bytes.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks_bytes[1] - peaks_bytes[0] < 1 << 20
+
+
 def test_a_file_longer_than_its_image(tmp_path):
     path = make_sample().image.write(tmp_path / "nvram.img")
     os.truncate(path, 300 * PAGE_SIZE)
@@ -1281,6 +1306,58 @@ def test_more_extents_than_pages_do_not_fill_the_memory(tmp_path):
     report = check(image, tmp_path)
     assert [str(f) for f in report.findings] == ["I14: more extents than the 64 pages of the image"]
     assert report.unchecked == ("names, bitmaps: there are more extents than pages",)
+
+
+def chain_of_directories(nr_dirs: int) -> tuple[HandmadeImage, list[int]]:
+    kit = ImageKit()
+    inos = [kit.add_dir(INO_ROOT, b"0")]
+    for i in range(1, nr_dirs):
+        inos.append(kit.add_dir(inos[-1], b"%d" % i))
+    kit.add_file(inos[-1], b"file")
+    return kit.build(), inos
+
+
+def test_directories_of_any_depth_are_connected(tmp_path):
+    image, _ = chain_of_directories(41)
+    assert numbers(check(image, tmp_path)) == []
+
+
+def test_of_a_circle_only_its_directories_are_named(tmp_path):
+    """30 directories go round, 11 hang below them, and the root has lost its one entry."""
+    image, inos = chain_of_directories(41)
+    image.change_entry(INO_ROOT, b"0", ino=image.inode(INO_ROOT).ino)
+    image.change_entry(inos[-1], b"file", ino=inos[0], d_type=stat.S_IFDIR >> 12)
+    report = check(image, tmp_path)
+    texts = [str(finding) for finding in report.findings]
+    circle = [f"I23: inode {ino}: a directory in a circle of directories" for ino in inos]
+    assert [text for text in texts if "circle" in text] == circle
+    image.change_entry(inos[-1], b"file", ino=inos[-1] + 1, d_type=stat.S_IFREG >> 12)
+    image.change_entry(inos[29], b"30", ino=inos[0])
+    texts = [str(finding) for finding in check(image, tmp_path).findings]
+    assert [text for text in texts if "circle" in text] == circle[:30]
+
+
+def test_what_mkfs_makes_is_sound(tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "many").mkdir(parents=True)
+    for i in range(3000):
+        (tree / "many" / f"a name of some length, number {i}").touch()
+    with (tree / "holes").open("wb") as file:
+        for i in range(1000):
+            file.seek(2 * i * PAGE_SIZE)
+            file.write(b"data")
+    (tree / "small").write_bytes(b"x" * 5000)
+    os.setxattr(tree / "small", "user.comment", b"1" * 3000)
+    os.link(tree / "small", tree / "many" / "hard")
+    (tree / "link").symlink_to("x" * 121)
+    os.mkfifo(tree / "fifo")
+    image = tmp_path / "nvram.img"
+    mkfs(image, walk_tree(tree), now_ns=1, size_bytes=300 << 20)
+    report = fsck(image)
+    assert numbers(report) == []
+    assert (report.nr_inodes, report.nr_dirs) == (3006, 2)
+    mkfs(image, None, now_ns=1, force=True)
+    assert numbers(fsck(image)) == []
 
 
 def test_messages_name_the_place(tmp_path):

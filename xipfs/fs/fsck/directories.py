@@ -258,8 +258,7 @@ def check_dir_entries(
     findings: Findings,
 ) -> None:
     """I20: the entries of one leaf; take note of what they name."""
-    inos = np.minimum(page.entries["ino"], np.iinfo(np.int64).max).astype(np.int64)
-    rows = table.find(inos)
+    rows = table.find(page.entries["ino"].astype(np.int64))  # from 2^63 on: negative, so nobody's
     known = rows >= 0
     modes = table.rows["mode"][rows]
     agrees = page.entries["d_type"] == modes >> 12

@@ -103,10 +103,11 @@ class InodeTable:
     the free ones, sorted by ino; nr_damaged: records below ino_end that could not be read.
     """
 
-    __slots__ = ("free", "nr_damaged", "rows")
+    __slots__ = ("_inos", "free", "nr_damaged", "rows")
 
     def __init__(self, rows: NDArray[np.void], free: NDArray[np.void]) -> None:
         self.rows = rows
+        self._inos = rows["ino"].copy()  # in one piece: searchsorted would copy it at each call
         self.free = free
         self.nr_damaged = 0
 
@@ -120,8 +121,8 @@ class InodeTable:
         """Return the row of each of *inos*, -1 for one that is not in use."""
         if not len(self.rows):
             return np.full(len(inos), -1)
-        index = np.minimum(np.searchsorted(self.rows["ino"], inos), len(self.rows) - 1)
-        found: NDArray[np.int64] = np.where(self.rows["ino"][index] == inos, index, -1)
+        index = np.minimum(np.searchsorted(self._inos, inos), len(self._inos) - 1)
+        found: NDArray[np.int64] = np.where(self._inos[index] == inos, index, -1)
         return found
 
 
