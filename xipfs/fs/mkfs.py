@@ -61,7 +61,7 @@ __all__ = ["MkfsProgress", "MkfsStatistics", "mkfs"]
 IMAGE_SIZE_BYTES_MIN = 1 << 20
 """What an image has at least where its size is left to mkfs."""
 
-NR_JOURNAL_PAGES_MIN = 4
+NR_JOURNAL_PAGES_MIN = 16
 NR_JOURNAL_PAGES_MAX = 16384
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
