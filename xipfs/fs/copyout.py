@@ -74,14 +74,16 @@ class _Copy:
             ino, path, made = waiting.pop()
             try:
                 inode = self._sb.iget(ino)
-                if made:
-                    self._finish(inode, path)
-                elif inode.is_dir:
-                    children = self._make_directory(inode, path)
-                    waiting += [(ino, path, True), *children]
-                else:
-                    self._make_file(inode, path)
-                self._sb.drop_unused(inode)
+                try:
+                    if made:
+                        self._finish(inode, path)
+                    elif inode.is_dir:
+                        children = self._make_directory(inode, path)
+                        waiting += [(ino, path, True), *children]
+                    else:
+                        self._make_file(inode, path)
+                finally:
+                    self._sb.drop_unused(inode)
             except OSError as exc:
                 if exc.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise NoSpaceError(f"{os.fsdecode(path)}: {exc.strerror}") from exc

@@ -27,7 +27,7 @@ def copy(tmp_path):
         try:
             inode = path_lookup(sb, path, follow=False)
             statistics = copy_out(sb, inode, os.fsencode(target), warn=warnings.append)
-            assert sb.nr_inodes_in_memory <= 3, "inodes are not given back"
+            assert sb.nr_inodes_in_memory <= 2, "inodes are not given back"
         finally:
             sb.close()
         return target, statistics, warnings
@@ -178,8 +178,10 @@ def test_damage_below_does_not_end_the_copy(copy):
     image.page(image.inode(sample.hosts).xattr_block)[50] ^= 1
     image.change_inode(sample.fifo, mode=0o600)
     target, statistics, warnings = copy(image)
+    assert statistics.nr_failures == len(warnings)
+    warnings = [text for text in warnings if "not permitted" not in text]  # the device, to users
     texts = "\n".join(warnings)
-    assert statistics.nr_failures == len(warnings) == 5
+    assert len(warnings) == 5
     for path in ("empty: ", "tree: ", "etc/sub: ", "etc/hosts: ", "fifo: "):
         assert f"{target}/{path}" in texts
     assert (target / "hard").read_bytes() == b"\xaa" * PAGE_SIZE
