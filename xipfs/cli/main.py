@@ -9,6 +9,7 @@
 """
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,8 @@ def make_app(commands: Sequence[str]) -> typer.Typer:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (sys.argv if None); return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may be of any bytes
     is_fsck = arguments[:1] == ["fsck"]
     # One command needs one module: importing all of them would take longer than most commands do.
     named = [command for command in COMMANDS if arguments[:1] == [command]]
@@ -80,5 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough. Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as exc:
+        where = f"{os.fsdecode(exc.filename)}: " if exc.filename is not None else ""
+        print(f"xipfs: {where}{exc.strerror}", file=sys.stderr)
+        return _EXIT_FSCK_OPERATIONAL if is_fsck else _EXIT_FAILED
     except (KeyboardInterrupt, typer.Abort):
         return _EXIT_INTERRUPTED

@@ -3,13 +3,15 @@
 import json
 import os
 import socket
+import struct
 from typing import Any
 
 from xipfs.errors import ControlError
 
-__all__ = ["ask", "connect"]
+__all__ = ["ask", "connect", "open_daemon"]
 
 XATTR_CONTROL = "user.xipfs.control"
+_PEER = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
 def connect(mountpoint: str | os.PathLike[str]) -> socket.socket:
@@ -30,6 +32,22 @@ def connect(mountpoint: str | os.PathLike[str]) -> socket.socket:
             f"{os.fspath(mountpoint)}: its daemon does not answer: {exc.strerror}"
         ) from None
     return connection
+
+
+def open_daemon(mountpoint: str | os.PathLike[str]) -> int:
+    """Return a descriptor of the daemon's process (pidfd); the caller closes.
+
+    Raises: ControlError, also when it is out of sight, in a container.
+    """
+    with connect(mountpoint) as connection:
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        pid, _, _ = _PEER.unpack(peer)
+        try:
+            return os.pidfd_open(pid)
+        except OSError as exc:
+            raise ControlError(
+                f"{os.fspath(mountpoint)}: its daemon cannot be seen: {exc.strerror}"
+            ) from None
 
 
 def ask(mountpoint: str | os.PathLike[str], request: str, **arguments: object) -> dict[str, Any]:

@@ -15,7 +15,13 @@ from typing import NoReturn
 
 from xipfs.errors import MountError, XipfsError
 from xipfs.fuse.mount import Mount
-from xipfs.fuse.mountpoint import MountState, probe, unmount
+from xipfs.fuse.mountpoint import (
+    MountState,
+    absolute_mountpoint,
+    find_mount,
+    probe,
+    unmount,
+)
 from xipfs.fuse.options import MountOptions
 
 __all__ = ["check_mountpoint", "start"]
@@ -44,25 +50,28 @@ def start(
     _check_fuse(options)
     mountpoint = check_mountpoint(mountpoint, image, say)
     mount = Mount.open(image, options)
+    _configure_log(log_file, in_front=foreground)
     if foreground:
-        _configure_log(log_file, in_front=True)
         _serve(mount, mountpoint, lambda: None)
         return
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read_end)
-        _daemon(mount, mountpoint, log_file, write_end)
+        _daemon(mount, mountpoint, write_end)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as pipe:
         message = pipe.read()
     if message != _READY:
         os.waitpid(child, 0)
-        raise MountError(message.decode(errors="replace") or f"{mountpoint}: the daemon died")
+        if find_mount(mountpoint) is not None:
+            unmount(mountpoint, abort=True)
+        raise MountError(os.fsdecode(message) or f"{mountpoint}: the daemon died")
     try:
         os.statvfs(mountpoint)
     except OSError as exc:
-        raise MountError(f"{mountpoint}: mounted, but does not answer: {exc.strerror}") from exc
+        unmount(mountpoint, abort=True)
+        raise MountError(f"{mountpoint}: mounted, but did not answer: {exc.strerror}") from exc
 
 
 def check_mountpoint(mountpoint: Path, image: Path, say: Callable[[str], None]) -> Path:
@@ -71,15 +80,13 @@ def check_mountpoint(mountpoint: Path, image: Path, say: Callable[[str], None]) 
     A mount left behind by a dead daemon is taken away.
     Raises: MountError.
     """
-    # Not the last component: that one may be a dead mount.
-    mountpoint = Path(os.path.realpath(mountpoint.parent)) / mountpoint.name
+    mountpoint = absolute_mountpoint(mountpoint)
     state = probe(mountpoint)
     if state is MountState.ANSWERS:
         raise MountError(f"{mountpoint}: a xipfs is mounted there already: xipfs umount it first")
     if state is MountState.DEAD:
-        unmount(mountpoint, force=True)
+        unmount(mountpoint, abort=True)
         say(f"{mountpoint}: replacing a mount whose daemon had died")
-    mountpoint = Path(os.path.realpath(mountpoint))
     if not mountpoint.exists():
         raise MountError(f"{mountpoint}: no such directory: make it first")
     if not mountpoint.is_dir():
@@ -115,7 +122,7 @@ def _serve(mount: Mount, mountpoint: Path, mounted: Callable[[], None]) -> None:
     serve(mount, mountpoint, mounted)
 
 
-def _daemon(mount: Mount, mountpoint: Path, log_file: Path | None, write_end: int) -> NoReturn:
+def _daemon(mount: Mount, mountpoint: Path, write_end: int) -> NoReturn:
     """Be the daemon: report to the parent by *write_end*, never return."""
     status = 1
 
@@ -129,12 +136,11 @@ def _daemon(mount: Mount, mountpoint: Path, log_file: Path | None, write_end: in
 
     try:
         os.setsid()
-        _configure_log(log_file, in_front=False)
         os.chdir("/")
         _serve(mount, mountpoint, mounted)
         status = 0
     except XipfsError as exc:
-        os.write(write_end, str(exc).encode())
+        os.write(write_end, os.fsencode(str(exc)))
     except BaseException:
         _log.exception("the daemon died")
     finally:
@@ -145,7 +151,10 @@ def _daemon(mount: Mount, mountpoint: Path, log_file: Path | None, write_end: in
 def _configure_log(log_file: Path | None, *, in_front: bool) -> None:
     handler: logging.Handler
     if log_file is not None:
-        handler = logging.FileHandler(log_file)
+        try:
+            handler = logging.FileHandler(log_file, errors="backslashreplace")
+        except OSError as exc:
+            raise MountError(f"{log_file}: cannot log there: {exc.strerror}") from None
     elif in_front:
         handler = logging.StreamHandler(sys.stderr)
     elif os.path.exists("/dev/log"):

@@ -1,7 +1,8 @@
 """What the commands do with a mountpoint from outside of the daemon: look, replace, unmount.
 
 A mountpoint is never looked at carelessly: stat(2) on a mount whose daemon hangs would hang too,
-so `probe` asks in a child process and gives up after a while.
+so `absolute_mountpoint` asks nothing of what is mounted there, and `probe` asks in a child process
+and gives up after a while.
 """
 
 import ctypes
@@ -16,11 +17,12 @@ from typing import NamedTuple
 
 from xipfs.errors import MountError
 
-__all__ = ["MountInfo", "MountState", "find_mount", "probe", "unmount"]
+__all__ = ["MountInfo", "MountState", "absolute_mountpoint", "find_mount", "probe", "unmount"]
 
 FSTYPE = "fuse.xipfs"
 
 _PROBE_TIMEOUT_S = 10.0
+_NR_SYMLINKS_MAX = 40
 _MNT_FORCE, _MNT_DETACH = 1, 2
 
 
@@ -38,6 +40,19 @@ class MountInfo(NamedTuple):
     device: str
     fstype: str
     source: str
+
+
+def absolute_mountpoint(path: Path) -> Path:
+    """Return *path* absolute and without symbolic links, as the kernel names it."""
+    for _ in range(_NR_SYMLINKS_MAX):
+        if path.name in ("", ".."):
+            break
+        path = Path(os.path.realpath(path.parent)) / path.name
+        try:
+            path = path.parent / os.readlink(path)
+        except OSError:
+            return path
+    return Path(os.path.realpath(path))
 
 
 def find_mount(mountpoint: Path) -> MountInfo | None:
@@ -76,25 +91,27 @@ def probe(mountpoint: Path) -> MountState:
         return MountState.DEAD
 
 
-def unmount(mountpoint: Path, *, force: bool = False) -> None:
-    """Unmount *mountpoint*; force: whatever uses it, and whether its daemon lives or not.
+def unmount(mountpoint: Path, *, lazy: bool = False, abort: bool = False) -> None:
+    """Unmount *mountpoint*.
 
+    lazy: if it is in use take it out of sight only; who uses it can go on. abort: those get errors
+    from now on (only root can do that to them; for others it is the same as lazy).
     Raises: MountError when it is busy or may not be unmounted.
     """
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
         target = os.fsencode(mountpoint)
-        if force:
+        if abort:
             # Aborts the connection, which lets go of clients that wait for a dead daemon.
             libc.umount2(target, _MNT_FORCE)
             ctypes.set_errno(0)
-        if libc.umount2(target, _MNT_DETACH if force else 0) == 0:
+        if libc.umount2(target, _MNT_DETACH if lazy or abort else 0) == 0:
             return
         error = ctypes.get_errno()
-        if force and error == errno.EINVAL:  # the first call has done it
+        if abort and error == errno.EINVAL:  # the first call has done it
             return
         raise MountError(f"{mountpoint}: cannot unmount: {os.strerror(error)}")
-    command = ["fusermount3", "-u", *(["-z"] if force else []), "--", os.fspath(mountpoint)]
+    command = ["fusermount3", "-u", *(["-z"] if lazy or abort else []), "--", os.fspath(mountpoint)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:

@@ -2,7 +2,7 @@
 
     main task        pyfuse3.main: requests, one after the other
     epoch task       every epoch_ms: begin, migrate in slices with a checkpoint between, drop ranges
-    signal task      SIGTERM, SIGINT: end as if unmounted
+    signal task      SIGTERM, SIGINT, SIGHUP: end as if unmounted
     control task     xipfs stat and others
     notifier thread  see `notifier`
 
@@ -37,6 +37,8 @@ READ_AHEAD_KIB = 1024
 
 _NOTIFIER_TIMEOUT_S = 5.0
 
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 def serve(mount: Mount, mountpoint: Path, mounted: Callable[[], None]) -> None:
     """Serve *mount* at *mountpoint* until it is unmounted or a signal ends it.
@@ -45,6 +47,9 @@ def serve(mount: Mount, mountpoint: Path, mounted: Callable[[], None]) -> None:
     Raises: MountError when the kernel or fusermount3 refuses.
     """
     adapter = Adapter(mount)
+    # From here to the end of the process a signal waits until somebody can act on it: what it does
+    # by default, to kill us, would leave a dead mount behind.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
     try:
         pyfuse3.init(adapter, os.fspath(mountpoint), _fuse_options(mount))
     except RuntimeError as exc:
@@ -93,21 +98,25 @@ async def _run_epochs(mount: Mount, notifier: Notifier | None) -> None:
 
 
 async def _end_on_signal(notifier: Notifier | None) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async for number in signals:
-            _log.info("%s: unmounting", signal.Signals(number).name)
-            if notifier is not None:
-                # It may wait for a page that a request, answered by us, has to bring: let it end
-                # while we still answer.
-                notifier.stop()
-                await trio.to_thread.run_sync(notifier.join, _NOTIFIER_TIMEOUT_S)
-            pyfuse3.terminate()
-            return
+    with trio.open_signal_receiver(*_END_SIGNALS) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _END_SIGNALS)
+        try:
+            async for number in signals:
+                _log.info("%s: unmounting", signal.Signals(number).name)
+                if notifier is not None:
+                    # It may wait for a page that a request, answered by us, has to bring: let it
+                    # end while we still answer.
+                    notifier.stop()
+                    await trio.to_thread.run_sync(notifier.join, _NOTIFIER_TIMEOUT_S)
+                pyfuse3.terminate()
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
 
 
 def _fuse_options(mount: Mount) -> set[str]:
     options = mount.options
     fsname = options.fsname or os.fspath(mount.sb.nvram.path)
+    fsname = fsname.encode("ascii", "replace").decode()  # pyfuse3 takes no other characters
     flags = {
         "default_permissions",
         "subtype=xipfs",
