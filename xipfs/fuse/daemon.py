@@ -100,7 +100,8 @@ def _check_fuse(options: MountOptions) -> None:
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     except OSError as exc:
-        hint = "load it with: modprobe fuse" if exc.errno == errno.ENOENT else "ask root for access"
+        missing = exc.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+        hint = "load it with: modprobe fuse" if missing else "ask root for access"
         raise MountError(f"/dev/fuse: {exc.strerror}: {hint}") from None
     if os.geteuid() != 0:
         if shutil.which("fusermount3") is None:

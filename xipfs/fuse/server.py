@@ -15,6 +15,7 @@ import gc
 import logging
 import os
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,10 +51,7 @@ def serve(mount: Mount, mountpoint: Path, mounted: Callable[[], None]) -> None:
     # From here to the end of the process a signal waits until somebody can act on it: what it does
     # by default, to kill us, would leave a dead mount behind.
     signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
-    try:
-        pyfuse3.init(adapter, os.fspath(mountpoint), _fuse_options(mount))
-    except RuntimeError as exc:
-        raise MountError(f"{mountpoint}: the kernel refused the mount: {exc}") from exc
+    _init(adapter, mount, mountpoint)
     try:
         mounted()
         gc.collect()
@@ -61,6 +59,23 @@ def serve(mount: Mount, mountpoint: Path, mounted: Callable[[], None]) -> None:
         trio.run(_serve, mount, mountpoint)
     finally:
         pyfuse3.close(unmount=True)
+
+
+def _init(adapter: Adapter, mount: Mount, mountpoint: Path) -> None:
+    """Have it mounted. Why it cannot be, libfuse and fusermount3 tell nobody but stderr."""
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            pyfuse3.init(adapter, os.fspath(mountpoint), _fuse_options(mount))
+        except RuntimeError as exc:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").splitlines()
+            reason = lines[-1] if lines else exc
+            raise MountError(f"{mountpoint}: cannot be mounted: {reason}") from exc
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 async def _serve(mount: Mount, mountpoint: Path) -> None:
