@@ -28,6 +28,7 @@ from xipfs.fuse.options import MountOptions
 from xipfs.mm.migrate import DemoteReason, demote_pages, promote_pages
 from xipfs.mm.pgtable import PMD_SHIFT, mk_pte, pte_index, pte_pfn
 from xipfs.ondisk.inode import INO_ROOT
+from xipfs.policy import page_id
 from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, PAGE_SIZE, Fh, Ino, Pgoff
 
 NR_PAGES = 20
@@ -256,6 +257,37 @@ def test_one_vma_for_each_file(mount: Mount):
     vma = first.mapping.i_mmap[0]
     assert (vma.vm_end - vma.vm_start) >> PAGE_SHIFT == NR_PAGES
     assert vma.vm_pgoff == 0
+
+
+def test_accesses_are_logged_but_for_holes(tmp_path: Path):
+    """A policy that saw holes promoted them in vain, epoch after epoch, and demoted others."""
+    pieces = [(pgoff, page_bytes(pgoff)) for pgoff in (1, 2, 5, 9)]
+    entry = Entry(b"sparse", 0o100644, 0, 0, 0, size_bytes=12 * PAGE_SIZE, pieces=pieces)
+    mkfs(tmp_path / "sparse.img", [entry], now_ns=0)
+    mount = Mount.open(tmp_path / "sparse.img", MountOptions(ram_bytes=16 * PAGE_SIZE))
+    inode, fh = open_file(mount, b"sparse")
+    for first, count, expected in (
+        (0, 12, [1, 2, 5, 9]),
+        (0, 1, []),
+        (1, 1, [1]),
+        (3, 2, []),
+        (5, 5, [5, 9]),
+        (1, 2, [1, 2]),
+        (10, 2, []),
+    ):
+        data = read(mount, fh, first * PAGE_SIZE, count * PAGE_SIZE)
+        assert len(data) == count * PAGE_SIZE
+        logged = mount.log.take()[0] - page_id(inode.ino, 0)
+        assert logged.tolist() == expected
+    promote(mount, inode, 2)
+    read(mount, fh, 0, 12 * PAGE_SIZE)
+    assert (mount.log.take()[0] - page_id(inode.ino, 0)).tolist() == [1, 2, 5, 9]
+    for _ in range(5):
+        read(mount, fh, 0, 12 * PAGE_SIZE)
+        mount.run_epoch()
+    assert set(inode.mapping.i_pages) == {1, 2, 5, 9}
+    assert mount.machine.vmstat.pgmigrate_fail == 0
+    mount.close()
 
 
 def test_an_empty_file_has_nothing_to_map(mount: Mount):

@@ -16,6 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from xipfs.errors import (
     FormatError,
     InvalidArgumentError,
@@ -76,6 +79,7 @@ class Operations:
         self._sb = sb
         self._mm = mm
         self._record = log.record
+        self._sparse_pfn = mm.machine.sparse_pfn
         self._handles: dict[Fh, Handle] = {}
         self._next_fh = 1
         self.control_address = b""
@@ -189,10 +193,19 @@ class Operations:
             return []
         first = off >> PAGE_SHIFT
         nr_pages = ((end - 1) >> PAGE_SHIFT) - first + 1
-        self._record(mapping.id << PGOFF_BITS | first, nr_pages)
+        page = mapping.id << PGOFF_BITS | first
         if nr_pages == 1:
-            return [(access_page(vma, Pgoff(first)) << PAGE_SHIFT | off & PAGE_MASK, end - off)]
-        return PhysMem.runs(access_range(vma, Pgoff(first), nr_pages), off & PAGE_MASK, end - off)
+            pfn = access_page(vma, Pgoff(first))
+            if pfn != self._sparse_pfn:
+                self._record(page, 1)
+            return [(pfn << PAGE_SHIFT | off & PAGE_MASK, end - off)]
+        pfns = access_range(vma, Pgoff(first), nr_pages)
+        runs = PhysMem.runs(pfns, off & PAGE_MASK, end - off)
+        if len(runs) == 1:
+            self._record(page, nr_pages)
+        else:
+            self._record_memory(page, pfns)
+        return runs
 
     def release(self, fh: Fh) -> None:
         """Close an open file or directory; the vma stays until the inode is forgotten."""
@@ -227,6 +240,20 @@ class Operations:
     def nr_handles(self) -> int:
         """Open files and directories."""
         return len(self._handles)
+
+    def _record_memory(self, page: int, pfns: NDArray[np.int64]) -> None:
+        """Log the accesses to *page* and those behind it, but for holes: no policy can move them.
+
+        They were logged once, and a policy promoted them in vain, epoch after epoch, demoting
+        others to make room.
+        """
+        is_memory = pfns != self._sparse_pfn
+        if is_memory.all():
+            self._record(page, len(pfns))
+            return
+        edges = np.flatnonzero(np.diff(is_memory, prepend=False, append=False))
+        for start, end in edges.reshape(-1, 2).tolist():
+            self._record(page + start, end - start)
 
     def _get_inode(self, ino: Ino) -> Inode:
         inode = self._sb.find_inode(ino)
