@@ -53,8 +53,8 @@ _ORDINARY = re.compile(r"^(.* xipfs\[\d+\] (INFO|DEBUG): |xipfs: cache=none: )")
 class LiveMount:
     """*image* mounted at *path*, served by *process*, which writes to the file *log*.
 
-    expected_logs: regular expressions; each must be found in some line of the log, and what else
-    is in there must be ordinary.
+    expected_logs: regular expressions; each must be found in some line of the log or in the
+    traceback below it, and what else is in there must be ordinary.
     """
 
     def __init__(
@@ -95,23 +95,37 @@ class LiveMount:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         assert self.wait_ended() == 0, self.log.read_text(errors="replace")
-        assert self.complaints() == []
+        complaints = self.complaints()
+        assert not complaints, "\n".join(complaints)
 
     def complaints(self) -> list[str]:
-        """Lines of the log that nobody announced, and announcements that nothing came of."""
-        lines = self.log.read_text(errors="replace").splitlines()
+        """Records of the log that nobody announced, and announcements that nothing came of."""
+        records = _records(self.log.read_text(errors="replace"))
         unexpected = [
-            line
-            for line in lines
-            if not _ORDINARY.match(line)
-            and not any(re.search(pattern, line) for pattern in self.expected_logs)
+            record
+            for record in records
+            if not _ORDINARY.match(record)
+            and not any(re.search(pattern, record) for pattern in self.expected_logs)
         ]
         missing = [
             f"announced, but not logged: {pattern!r}"
             for pattern in self.expected_logs
-            if not any(re.search(pattern, line) for line in lines)
+            if not any(re.search(pattern, record) for record in records)
         ]
         return unexpected + missing
+
+
+def _records(log: str) -> list[str]:
+    """Return the lines of a log, each with the traceback that follows it."""
+    records: list[str] = []
+    in_traceback = False
+    for line in log.splitlines():
+        if records and (in_traceback or line.startswith("Traceback ")):
+            in_traceback = line.startswith(("Traceback ", " "))
+            records[-1] += f"\n{line}"
+        else:
+            records.append(line)
+    return records
 
 
 @contextmanager
