@@ -11,18 +11,23 @@ import numpy as np
 
 from xipfs.policy.contract import Batch, Plan, Policy, Tier, Tiers
 
-__all__ = ["PolicyWorld", "check_plan", "make_batch", "make_tiers"]
+__all__ = ["EPOCH_NS", "PolicyWorld", "check_plan", "make_batch", "make_tiers"]
+
+EPOCH_NS = 1_000_000_000
 
 
-def make_batch(pages: Iterable[int], resident: Iterable[int] = ()) -> Batch:
+def make_batch(
+    pages: Iterable[int], resident: Iterable[int] = (), latency_ns: Iterable[int] | None = None
+) -> Batch:
     """Return a batch of readings of *pages*, in this order."""
     page = np.array(list(pages), np.int64)
+    latencies = np.full(len(page), -1) if latency_ns is None else np.array(list(latency_ns))
     in_ram = np.isin(page, np.array(sorted(resident), np.int64))
     return Batch(
         page=page,
         kind=np.zeros(len(page), np.uint8),
         tier=np.where(in_ram, Tier.RAM, Tier.NVRAM).astype(np.uint8),
-        latency_ns=np.full(len(page), -1, np.int64),
+        latency_ns=latencies.astype(np.int64),
     )
 
 
@@ -41,6 +46,7 @@ def make_tiers(
         nr_ram_frames=nr_ram_frames,
         nr_free_frames=nr_ram_frames - len(in_ram),
         budget_pages=budget_pages,
+        epoch_ns=EPOCH_NS,
         resident=in_ram,
         blind=np.array(sorted(blind), np.int64),
     )
@@ -69,7 +75,13 @@ class PolicyWorld:
         self.budget_pages = budget_pages
         self.nr_epochs = 0
 
-    def epoch(self, pages: Iterable[int], *, blind: Iterable[int] = ()) -> Plan:
+    def epoch(
+        self,
+        pages: Iterable[int],
+        *,
+        blind: Iterable[int] = (),
+        latency_ns: Iterable[int] | None = None,
+    ) -> Plan:
         """Let *pages* be read and the policy decide; *blind* ones of RAM cannot be seen."""
         tiers = make_tiers(
             epoch=self.nr_epochs,
@@ -79,7 +91,7 @@ class PolicyWorld:
             blind=self.resident & set(blind),
         )
         self.nr_epochs += 1
-        plan = self.policy.decide(make_batch(pages, self.resident), tiers)
+        plan = self.policy.decide(make_batch(pages, self.resident, latency_ns), tiers)
         check_plan(plan, tiers)
         self.resident -= set(plan.demote.tolist())
         self.resident |= set(plan.promote.tolist())

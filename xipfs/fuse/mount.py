@@ -67,6 +67,7 @@ class Mount:
             policy_name=options.policy,
             sampler=CacheSampler() if options.cache is CacheMode.SAMPLED else None,
             budget_pages=options.budget_pages,
+            epoch_ns=options.epoch_ms * 1_000_000,
             find_mapping=self._find_mapping,
             mapping_emptied=self._mapping_emptied,
         )

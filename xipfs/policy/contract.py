@@ -71,7 +71,8 @@ class Batch:
     """The accesses of one epoch in their order; all arrays have shape (nr_accesses,).
 
     page: int64 page ids. kind: uint8, AccessKind. tier: uint8, Tier, where the page was then.
-    latency_ns: int64, time from arming a page to its fault where a sampler measures that, else -1.
+    latency_ns: int64, how long it took from when the sampler had the page dropped from the kernel's
+        cache, so that its next access is seen; -1 where it did not.
     """
 
     page: PageIds
@@ -92,15 +93,17 @@ class Tiers:
     epoch: number of this epoch, from 0.
     nr_ram_frames, nr_free_frames: of the RAM tier.
     budget_pages: most pages that this plan may move, promotions and demotions together.
+    epoch_ns: length of an epoch, on the clock of Batch.latency_ns.
     resident: page ids in RAM, sorted.
-    blind: those of them, sorted, whose accesses cannot be seen at the moment, since the kernel's
-        page cache answers them: that nothing was seen of such a page says nothing about it.
+    blind: those of them, sorted, that the kernel's page cache held for all of the epoch: that
+        nothing was seen of such a page says nothing about it.
     """
 
     epoch: int
     nr_ram_frames: int
     nr_free_frames: int
     budget_pages: int
+    epoch_ns: int
     resident: PageIds
     blind: PageIds
 

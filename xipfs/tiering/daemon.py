@@ -73,6 +73,7 @@ class TieringDaemon:
         policy_name: str,
         sampler: CacheSampler | None,
         budget_pages: int,
+        epoch_ns: int,
         find_mapping: Callable[[int], AddressSpace | None],
         mapping_emptied: Callable[[AddressSpace], object],
     ) -> None:
@@ -83,6 +84,7 @@ class TieringDaemon:
         self.policy_name = policy_name
         self._sampler = sampler
         self._budget_pages = budget_pages
+        self._epoch_ns = epoch_ns
         self._find_mapping = find_mapping
         self._mapping_emptied = mapping_emptied
         self._plan = Plan()
@@ -90,24 +92,27 @@ class TieringDaemon:
 
     def begin_epoch(self) -> None:
         """Ask the policy; keep its plan, as far as it is possible, for `migrate_some`."""
-        pages, kinds = self._log.take()
+        accesses = self._log.take()
         resident = resident_pages(self._machine)
         blind = no_pages()
+        latency_ns = np.full(len(accesses.page), -1, np.int64)
         if self._sampler is not None:
-            self._sampler.observe(pages)
+            latency_ns = self._sampler.observe(accesses.page, accesses.time_ns)
             blind = self._sampler.blind(resident)
-        in_ram = is_in(pages, resident)
+            blind = blind[~is_in(blind, page_set(accesses.page))]
+        in_ram = is_in(accesses.page, resident)
         batch = Batch(
-            page=pages,
-            kind=kinds,
+            page=accesses.page,
+            kind=accesses.kind,
             tier=np.where(in_ram, Tier.RAM, Tier.NVRAM).astype(np.uint8),
-            latency_ns=np.full(len(pages), -1, np.int64),
+            latency_ns=latency_ns,
         )
         tiers = Tiers(
             epoch=self.statistics.epochs,
             nr_ram_frames=self._machine.nr_tier_frames,
             nr_free_frames=self._machine.mem_map.nr_free,
             budget_pages=self._budget_pages,
+            epoch_ns=self._epoch_ns,
             resident=resident,
             blind=blind,
         )
@@ -134,7 +139,7 @@ class TieringDaemon:
         """Return what the kernel shall drop from its cache, for the next epoch to see it used."""
         if self._sampler is None:
             return []
-        ranges = self._sampler.choose(resident_pages(self._machine))
+        ranges = self._sampler.choose(resident_pages(self._machine), self._log.clock())
         self.statistics.ranges_dropped += len(ranges)
         return ranges
 

@@ -5,29 +5,34 @@ reading a page is *blind* to us. Dropping a range makes its next access a reques
 that is dropped and read again is hot; one that is not costs nothing more, since it is no longer
 cached. So only ranges believed cached are ever chosen, a budget of them each epoch:
 
-    at most half of the budget   ranges with pages in RAM: are they still used?
-    the rest                     all others
+    a quarter of the budget   pages in RAM, one by one: are they still used?
+    the rest                  chunks of 16 pages (64 KiB), those longest not looked at first
 
-Of both those longest not looked at come first.
+How soon a page is read again after it was dropped tells how hot it is: the hint-fault latency of
+Linux's NUMA balancing, by other means.
 
-State is kept by chunk of 16 pages (64 KiB), for chunks that were read: under 8 bytes a page.
+State is kept for chunks that were read, under 16 bytes a page, and for pages in RAM.
 """
 
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from xipfs.policy.contract import PageIds, page_id_parts
-from xipfs.policy.pageset import page_set
+from xipfs.policy.contract import PageIds, no_pages, page_id_parts
+from xipfs.policy.pageset import is_in, page_set
 
 __all__ = ["CacheSampler", "DropRange"]
 
 _CHUNK_SHIFT = 4
 _NR_CHUNK_PAGES = 1 << _CHUNK_SHIFT
 
-_BUDGET_DIVISOR = 8
+_BUDGET_DIVISOR = 6
 """Every chunk that is cached is looked at once in about so many epochs."""
+
+_RESIDENTS_DIVISOR = 4
+"""Of the budget, this part is for pages in RAM."""
 
 
 class DropRange(NamedTuple):
@@ -44,53 +49,102 @@ class CacheSampler:
     budget_pages_min, budget_pages_max: the budget of one epoch lies between.
     """
 
-    __slots__ = ("_budget_pages_max", "_budget_pages_min", "_cached")
+    __slots__ = (
+        "_budget_pages_max",
+        "_budget_pages_min",
+        "_cached",
+        "_cursor",
+        "_dropped_ns",
+        "_single",
+        "_single_ns",
+    )
 
     def __init__(self, *, budget_pages_min: int = 4096, budget_pages_max: int = 16384) -> None:
         self._budget_pages_min = budget_pages_min
         self._budget_pages_max = budget_pages_max
         # An ordered set: the chunk longest not looked at first.
         self._cached: dict[int, None] = {}
+        # When each chunk was dropped that was not read since.
+        self._dropped_ns: dict[int, int] = {}
+        # Pages of chunks that are cached, themselves dropped and not read since; sorted. And when.
+        self._single = no_pages()
+        self._single_ns = no_pages()
+        # The page in RAM that was looked at last.
+        self._cursor = -1
 
     @property
     def nr_cached_pages(self) -> int:
         """Pages believed to be in the kernel's cache, an upper bound."""
         return len(self._cached) << _CHUNK_SHIFT
 
-    def observe(self, pages: PageIds) -> None:
-        """Take note that *pages* were read, and so are in the kernel's cache now."""
-        for chunk in page_set(pages >> _CHUNK_SHIFT).tolist():
+    def observe(self, pages: PageIds, times_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Take note that *pages* were read, at *times_ns*, and so are in the kernel's cache now.
+
+        Returns: int64, of the same shape: how long before that each was dropped, -1 if it was not.
+        """
+        chunks = page_set(pages >> _CHUNK_SHIFT)
+        dropped_ns = np.full(len(chunks), -1, np.int64)
+        for i, chunk in enumerate(chunks.tolist()):
             self._cached.pop(chunk, None)
             self._cached[chunk] = None
+            dropped_ns[i] = self._dropped_ns.pop(chunk, -1)
+        since_ns = dropped_ns[np.searchsorted(chunks, pages >> _CHUNK_SHIFT)]
+        single = is_in(pages, self._single)
+        since_ns[single] = self._single_ns[np.searchsorted(self._single, pages[single])]
+        self._keep_single(~is_in(self._single, page_set(pages)))
+        return np.where(since_ns < 0, -1, np.maximum(times_ns - since_ns, 0))
 
     def blind(self, pages: PageIds) -> PageIds:
         """Return those of *pages* whose accesses the kernel would answer itself, in their order."""
-        chunks, inverse = np.unique(pages >> _CHUNK_SHIFT, return_inverse=True)
+        chunks = page_set(pages >> _CHUNK_SHIFT)
         cached = np.fromiter((c in self._cached for c in chunks.tolist()), np.bool_, len(chunks))
-        return pages[cached[inverse]]
+        return pages[
+            cached[np.searchsorted(chunks, pages >> _CHUNK_SHIFT)] & ~is_in(pages, self._single)
+        ]
 
-    def choose(self, resident: PageIds) -> list[DropRange]:
-        """Return what to drop now, neighbours joined; it counts as dropped from here on."""
+    def choose(self, resident: PageIds, now_ns: int) -> list[DropRange]:
+        """Return what to drop now, neighbours joined; it counts as dropped from here on.
+
+        resident: the pages in RAM, sorted.
+        """
         budget_pages = self.nr_cached_pages // _BUDGET_DIVISOR
         budget_pages = min(max(budget_pages, self._budget_pages_min), self._budget_pages_max)
-        nr_chunks = budget_pages >> _CHUNK_SHIFT
-        in_ram = set(page_set(resident >> _CHUNK_SHIFT).tolist())
-        chosen = list(islice((c for c in self._cached if c in in_ram), nr_chunks // 2))
-        others = (c for c in self._cached if c not in in_ram)
-        chosen += islice(others, nr_chunks - len(chosen))
-        for chunk in chosen:
+        singles = self._choose_residents(resident, budget_pages // _RESIDENTS_DIVISOR, now_ns)
+        nr_chunks = (budget_pages - len(singles)) >> _CHUNK_SHIFT
+        chunks = np.fromiter(islice(self._cached, nr_chunks), np.int64)
+        for chunk in chunks.tolist():
             del self._cached[chunk]
-        return _join(np.array(sorted(chosen), np.int64))
+            self._dropped_ns[chunk] = now_ns
+        self._keep_single(~is_in(self._single >> _CHUNK_SHIFT, np.sort(chunks)))
+        first_pages = chunks << _CHUNK_SHIFT
+        pages = (first_pages[:, np.newaxis] + np.arange(_NR_CHUNK_PAGES)).ravel()
+        return _join(page_set(np.concatenate([singles, pages])))
+
+    def _choose_residents(self, resident: PageIds, nr_wanted: int, now_ns: int) -> PageIds:
+        """Return pages in RAM that are blind, going round behind the one looked at last."""
+        blind = self.blind(resident)
+        start = int(np.searchsorted(blind, self._cursor, side="right"))
+        chosen = np.concatenate([blind[start:], blind[:start]])[:nr_wanted]
+        if len(chosen):
+            self._cursor = int(chosen[-1])
+            order = np.argsort(np.concatenate([self._single, chosen]), kind="stable")
+            self._single = np.concatenate([self._single, chosen])[order]
+            times_ns = np.full(len(chosen), now_ns, np.int64)
+            self._single_ns = np.concatenate([self._single_ns, times_ns])[order]
+        return chosen
+
+    def _keep_single(self, kept: NDArray[np.bool_]) -> None:
+        self._single, self._single_ns = self._single[kept], self._single_ns[kept]
 
 
-def _join(chunks: PageIds) -> list[DropRange]:
-    """Join neighbouring chunks (sorted) of one file."""
-    if not len(chunks):
+def _join(pages: PageIds) -> list[DropRange]:
+    """Join neighbouring pages (sorted) of one file."""
+    if not len(pages):
         return []
-    mapping_ids, pgoffs = page_id_parts(chunks << _CHUNK_SHIFT)
-    breaks = np.flatnonzero((np.diff(chunks) != 1) | (np.diff(mapping_ids) != 0)) + 1
+    mapping_ids, pgoffs = page_id_parts(pages)
+    breaks = np.flatnonzero((np.diff(pages) != 1) | (np.diff(mapping_ids) != 0)) + 1
     starts = [0, *breaks.tolist()]
     return [
-        DropRange(int(mapping_ids[start]), int(pgoffs[start]), (end - start) * _NR_CHUNK_PAGES)
-        for start, end in zip(starts, [*starts[1:], len(chunks)], strict=True)
+        DropRange(int(mapping_ids[start]), int(pgoffs[start]), end - start)
+        for start, end in zip(starts, [*starts[1:], len(pages)], strict=True)
     ]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kit.policy import PolicyWorld
+from tests.kit.policy import EPOCH_NS, PolicyWorld
 from xipfs.policy import second_chance
 from xipfs.policy.second_chance import Policy
 
@@ -118,9 +118,36 @@ def test_what_went_by_itself_leaves_the_clock():
 
 def test_the_budget_holds_for_both_directions_together():
     world = make_world(nr_ram_frames=16, budget_pages=6)
-    for epoch in range(40):
-        world.epoch(range(100 * (epoch // 10), 100 * (epoch // 10) + 16))
+    for epoch in range(60):
+        world.epoch(range(100 * (epoch // 15), 100 * (epoch // 15) + 16))
     assert world.resident == set(range(300, 316))
+
+
+def test_a_scan_that_comes_round_often_does_not_keep_out_what_is_used_more():
+    """Every page of the image is used, and CLOCK with one mark could not tell them apart."""
+    world = make_world(nr_ram_frames=64)
+    hot = list(range(48))
+    image = list(range(1000, 1800))
+    for i in range(60):
+        scan = [image[j % len(image)] for j in range(i * 600, i * 600 + 600)]
+        world.epoch([*hot * 4, *scan])
+    assert world.resident.issuperset(hot)
+
+
+def test_of_many_that_wait_the_most_used_go_first():
+    world = make_world(nr_ram_frames=2)
+    world.epoch([1, 2, 3, 4])
+    assert world.epoch([1, 2, 2, 3, 4, 4]).promote.tolist() == [2, 4]
+
+
+def test_a_page_read_soon_after_it_was_dropped_goes_first_and_earns_more():
+    world = make_world(nr_ram_frames=1)
+    world.epoch([1, 2, 3])
+    second = EPOCH_NS
+    assert world.epoch([1, 2, 3], latency_ns=[second, second // 9, second // 5]).promote == [2]
+    for _ in range(3):
+        world.epoch([2, 3, 3], latency_ns=[second // 9, -1, -1])
+    assert world.resident == {2}
 
 
 def test_a_budget_of_one_page_cannot_swap():
@@ -175,5 +202,5 @@ def test_every_plan_can_be_carried_out(nr_ram_frames, budget_pages, epochs):
         seen |= set(pages)
         world.resident -= gone
         assert (np.diff(policy._history) > 0).all(), "the history is sorted, none twice"
-        assert len(policy._ring) == len(policy._referenced)
+        assert len(policy._ring) == len(policy._chances)
         assert 0 <= policy._hand <= len(policy._ring)

@@ -23,7 +23,7 @@ def small_log(monkeypatch):
 
 
 def test_an_empty_log():
-    pages, kinds = AccessLog().take()
+    pages, kinds, _ = AccessLog().take()
     assert len(pages) == len(kinds) == 0
     assert pages.dtype == np.int64
     assert kinds.dtype == np.uint8
@@ -34,7 +34,7 @@ def test_ranges_become_pages_in_their_order():
     log.record(page_id(7, 10), 3)
     log.record(page_id(2, 0), 1)
     log.record(page_id(7, 11), 2)
-    pages, kinds = log.take()
+    pages, kinds, _ = log.take()
     expected = [page_id(7, 10), page_id(7, 11), page_id(7, 12), page_id(2, 0)]
     assert pages.tolist() == [*expected, page_id(7, 11), page_id(7, 12)]
     assert kinds.tolist() == [AccessKind.READ] * 6
@@ -44,7 +44,7 @@ def test_ranges_become_pages_in_their_order():
 def test_taking_empties_it():
     log = AccessLog()
     log.record(1, 1)
-    first, _ = log.take()
+    first, _, _ = log.take()
     assert len(log.take()[0]) == 0
     log.record(2, 1)
     assert log.take()[0].tolist() == [2]
@@ -73,7 +73,7 @@ def test_the_newest_survive(epochs):
                     break
                 kept.insert(0, list(range(page, page + nr_pages)))
             nr_dropped += len(ranges) - len(kept)
-            pages, kinds = log.take()
+            pages, kinds, _ = log.take()
             assert pages.tolist() == list(chain(*kept))
             assert len(kinds) == len(pages)
             assert log.nr_dropped_ranges == nr_dropped

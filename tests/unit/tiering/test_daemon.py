@@ -54,6 +54,7 @@ class TieredWorld(World):
             policy_name="scripted",
             sampler=sampler,
             budget_pages=budget_pages,
+            epoch_ns=1_000_000_000,
             find_mapping=self.in_memory.get,
             mapping_emptied=lambda mapping: self.emptied.append(mapping.id),
         )
@@ -178,6 +179,7 @@ def test_slices(tmp_path):
         policy_name="scripted",
         sampler=None,
         budget_pages=2000,
+        epoch_ns=1_000_000_000,
         find_mapping={file.id: file}.get,
         mapping_emptied=lambda _: None,
     )
@@ -401,16 +403,16 @@ def test_without_a_sampler_nothing_is_dropped(world):
 
 
 def test_with_a_sampler_what_was_read_is_blind_until_it_is_dropped(tmp_path):
-    """Two chunks are cached, both with a page in RAM; the budget's half for those is one chunk."""
-    sampler = CacheSampler(budget_pages_min=32, budget_pages_max=32)
+    """Two pages in RAM are cached; the budget's quarter for such pages is one."""
+    sampler = CacheSampler(budget_pages_min=4, budget_pages_max=4)
     world = TieredWorld(tmp_path / "region", sampler=sampler)
     a, b = world.a, world.b
     world.read(a, 0, 2)
     world.read(b, 0, 2)
     world.policy.answer = Plan(as_ids([(a, 0), (b, 0)]))
-    assert world.daemon.run_epoch() == [DropRange(a.id, 0, 16)]
+    assert world.daemon.run_epoch() == [DropRange(a.id, 0, 1)]
     world.policy.answer = Plan()
-    assert world.daemon.run_epoch() == [DropRange(b.id, 0, 16)]
+    assert world.daemon.run_epoch() == [DropRange(b.id, 0, 1)]
     assert world.daemon.run_epoch() == []
     blind = [tiers.blind.tolist() for _, tiers in world.policy.asked]
     assert blind == [[], [page_id(b.id, 0)], []]
