@@ -5,11 +5,13 @@ push out those that are used. So a page waits in a history after its first epoch
 by an access in another epoch while it is still remembered.
 
 Room is made by CLOCK: the hand goes round the pages in RAM and takes a chance from each; one that
-has none left is demoted. A page is promoted with one chance (its second), and earns one for each
-access seen, and one more for an access soon after its page was dropped, at most CHANCES_MAX. So of
-two pages that are both used, the one used more often stays. The hand takes nothing from a page
-whose accesses could not be seen (`Tiers.blind`). Nothing is demoted without need, and the hand goes
-round at most once an epoch: if all have chances left, promotion waits, the most used first.
+has none left is demoted. A page is promoted with one chance (its second) and earns more by being
+used, at most CHANCES_MAX: one for each access; or, where the sampler had dropped the page, by how
+soon it came back, since one access then stands for many or for few. So of two pages that are both
+used, the one used more often stays. The hand takes nothing from a page whose accesses could not be
+seen (`Tiers.blind`). Nothing is demoted without need, and the hand goes round at most once an
+epoch: if all have chances left, promotion waits, the most used first. A page that came back late
+makes nobody leave, and gets at most half of the frames that are free.
 
 Source: F. J. Corbato, "A Paging Experiment with the Multics System", 1968, for CLOCK; counted
 chances are GCLOCK (A. J. Smith, "Sequentiality and Prefetching in Database Systems", 1978); the
@@ -31,7 +33,10 @@ CHANCES_MAX = 4
 """Rounds of the hand that a page survives after it was last used."""
 
 QUICK_USES = 4
-"""An access within this part of an epoch after its page was dropped earns a chance more."""
+"""A page used so often in an epoch, by its latency, is used enough: more earns nothing more."""
+
+_NR_USES_PER_CHANCE = 2
+"""Uses in an epoch, by its latency, that earn a page a chance; the hand takes one an epoch."""
 
 HISTORY_RATIO = 16
 """Pages remembered after one epoch with accesses, as a multiple of the RAM tier's frames."""
@@ -57,22 +62,25 @@ class Policy:
         seen, counts = batch.counts()
         self._follow_residents(tiers.resident)
         uses = _estimate_uses(batch, seen, tiers.epoch_ns)
-        earned = counts + (uses >= QUICK_USES)
+        timed = uses >= 0
         used = is_in(self._ring, seen)
+        earned = np.where(timed, np.minimum(uses, QUICK_USES) // _NR_USES_PER_CHANCE, counts)
         self._chances[used] += earned[np.searchsorted(seen, self._ring[used])]
         np.minimum(self._chances, CHANCES_MAX, out=self._chances)
         absent = ~is_in(seen, tiers.resident)
         waiting = absent & is_in(seen, self._history)
-        by_use = np.argsort(-np.maximum(counts, uses)[waiting], kind="stable")
-        candidates = seen[waiting][by_use]
+        late = timed & (uses < _NR_USES_PER_CHANCE)
+        by_use = np.argsort(-np.where(timed, uses, counts), kind="stable")
+        eager = seen[by_use][(waiting & ~late)[by_use]]
+        patient = seen[waiting & late]
         self._remember(seen[absent], tiers)
         free = min(tiers.nr_free_frames, tiers.budget_pages)
-        nr_wanted = len(candidates) - free
-        victims = no_pages()
-        if nr_wanted > 0:
-            nr_swaps = min(nr_wanted, (tiers.budget_pages - free) // 2)
-            victims = self._take_victims(nr_swaps, tiers.blind)
-        return Plan(promote=candidates[: free + len(victims)], demote=victims)
+        nr_wanted = len(eager) - free
+        if nr_wanted <= 0:
+            return Plan(promote=np.concatenate([eager, patient[: -nr_wanted // 2]]))
+        nr_swaps = min(nr_wanted, (tiers.budget_pages - free) // 2)
+        victims = self._take_victims(nr_swaps, tiers.blind)
+        return Plan(promote=eager[: free + len(victims)], demote=victims)
 
     def _follow_residents(self, resident: PageIds) -> None:
         """Make the ring hold just the pages that are in RAM; new ones come behind the hand."""
@@ -111,12 +119,12 @@ class Policy:
 
 
 def _estimate_uses(batch: Batch, seen: PageIds, epoch_ns: int) -> NDArray[np.int64]:
-    """Return how often each page of *seen* (sorted) was used in the epoch, by its latency; else 0.
+    """Return how often each page of *seen* (sorted) is used in an epoch, by its latency; else -1.
 
     An access that came a fraction of an epoch after its page was dropped stands for as many as
     would have come in the epoch, had all been seen.
     """
-    uses = np.zeros(len(seen), np.int64)
+    uses = np.full(len(seen), -1, np.int64)
     timed = batch.latency_ns >= 0
     places = np.searchsorted(seen, batch.page[timed])
     np.maximum.at(uses, places, epoch_ns // (batch.latency_ns[timed] + 1))

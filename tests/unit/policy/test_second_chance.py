@@ -140,6 +140,20 @@ def test_of_many_that_wait_the_most_used_go_first():
     assert world.epoch([1, 2, 2, 3, 4, 4]).promote.tolist() == [2, 4]
 
 
+def test_pages_that_come_back_late_make_nobody_leave_and_get_half_of_what_is_free():
+    world = make_world(nr_ram_frames=8)
+    late = EPOCH_NS * 2
+    world.epoch(range(20))
+    assert world.epoch(range(20), latency_ns=[late] * 20).promote.tolist() == [0, 1, 2, 3]
+    assert world.epoch(range(4, 20), latency_ns=[late] * 16).promote.tolist() == [4, 5]
+    for _ in range(10):
+        world.epoch(range(20), latency_ns=[late] * 20)
+    assert len(world.resident) == 7
+    for _ in range(3):
+        world.epoch([18, 19], latency_ns=[EPOCH_NS // 4] * 2)
+    assert world.resident >= {18, 19}
+
+
 def test_a_page_read_soon_after_it_was_dropped_goes_first_and_earns_more():
     world = make_world(nr_ram_frames=1)
     world.epoch([1, 2, 3])
