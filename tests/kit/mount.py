@@ -21,6 +21,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -28,23 +29,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.kit.launcher import TIMEOUT_S, Launched, launch
 from xipfs.fuse.client import ask
 from xipfs.fuse.mountpoint import find_mount
 
 __all__ = ["TIMEOUT_S", "LiveMount", "is_mounted", "mounted", "python", "tear_away", "xipfs"]
 
-TIMEOUT_S = 100.0
-"""Longest life of a daemon, and longest run of a command: a machine in trouble, not a slow one."""
-
 _ROOT = Path(__file__).parents[2]
 _ENVIRONMENT = os.environ | {"PYTHONPATH": str(_ROOT)}
-
-_LAUNCH = """
-import sys
-{prelude}
-from xipfs.cli.main import main
-sys.exit(main())
-"""
 
 # What a daemon writes without anything being wrong.
 _ORDINARY = re.compile(r"^(.* xipfs\[\d+\] (INFO|DEBUG): |xipfs: cache=none: )")
@@ -57,9 +49,7 @@ class LiveMount:
     traceback below it, and what else is in there must be ordinary.
     """
 
-    def __init__(
-        self, image: Path, path: Path, process: subprocess.Popen[bytes], log: Path
-    ) -> None:
+    def __init__(self, image: Path, path: Path, process: Launched, log: Path) -> None:
         self.image = image
         self.path = path
         self.process = process
@@ -97,6 +87,12 @@ class LiveMount:
         assert self.wait_ended() == 0, self.log.read_text(errors="replace")
         complaints = self.complaints()
         assert not complaints, "\n".join(complaints)
+
+    def kill_hung(self) -> None:
+        """Be the watchdog."""
+        with self.log.open("a") as log:
+            log.write(f"killed by the watchdog of the tests after {TIMEOUT_S:.0f} s\n")
+        self.process.kill()
 
     def complaints(self) -> list[str]:
         """Records of the log that nobody announced, and announcements that nothing came of."""
@@ -145,22 +141,15 @@ def mounted(
     """
     path.mkdir(exist_ok=True)
     log = path.with_name(path.name + ".log")
-    command = [sys.executable, "-c", _LAUNCH.format(prelude=prelude), "mount", "-f", image, path]
-    if options:
-        command += ["-o", options]
+    arguments = ["mount", "-f", str(image), str(path), *(["-o", options] if options else [])]
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=_ENVIRONMENT,
-            start_new_session=True,  # a Ctrl-C is for pytest, which then ends us in order
+        process = launch(
+            arguments, cwd=None, output=output.fileno(), errors=output.fileno(), prelude=prelude
         )
-    watchdog = threading.Timer(TIMEOUT_S, process.kill)
+    live = LiveMount(image, path, process, log)
+    watchdog = threading.Timer(TIMEOUT_S, live.kill_hung)
     watchdog.daemon = True
     watchdog.start()
-    live = LiveMount(image, path, process, log)
     try:
         _wait_answers(live)
         yield live
@@ -170,7 +159,7 @@ def mounted(
         watchdog.cancel()
         tear_away(path)
         process.kill()
-        process.wait()
+        process.wait(TIMEOUT_S)
 
 
 def _wait_answers(live: LiveMount) -> None:
@@ -194,9 +183,27 @@ def tear_away(path: Path) -> None:
             subprocess.run(["umount", "-l", "--", path], check=True)
 
 
-def xipfs(*arguments: object, timeout_s: float = TIMEOUT_S, **options: Any) -> Any:
-    """Run the `xipfs` command; options: those of subprocess.run. Returns its CompletedProcess."""
-    return python("-m", "xipfs", *arguments, timeout_s=timeout_s, **options)
+def xipfs(
+    *arguments: object, cwd: Path | None = None, prelude: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    """Run the `xipfs` command, by `tests.kit.launcher`; what hangs is killed.
+
+    What it writes is read until the command ends, whoever else may hold on to its output.
+    """
+    words = [os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in arguments]
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = launch(
+            words, cwd=cwd, output=output.fileno(), errors=errors.fileno(), prelude=prelude
+        )
+        try:
+            returncode = process.wait(TIMEOUT_S)
+        finally:
+            process.kill()
+        texts = []
+        for file in (output, errors):
+            file.seek(0)
+            texts.append(file.read().decode(errors="surrogateescape"))
+    return subprocess.CompletedProcess(words, returncode, *texts)
 
 
 def python(*arguments: object, timeout_s: float = TIMEOUT_S, **options: Any) -> Any:

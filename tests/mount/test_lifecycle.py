@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.mount import TIMEOUT_S, is_mounted, mounted, python, tear_away, xipfs
+from tests.kit.mount import TIMEOUT_S, is_mounted, mounted, tear_away, xipfs
 from tests.mount.conftest import make_small_image
 from xipfs.fuse.client import ask
 
@@ -133,15 +133,10 @@ def test_a_lazy_umount(image: Path, mnt: Path):
 
 def test_a_hung_daemon_is_unmounted_by_force(image: Path, mnt: Path):
     """`xipfs umount` looks from a process of its own, gives up, and takes the mount away."""
-    impatient = (
-        "import xipfs.fuse.mountpoint\n"
-        "xipfs.fuse.mountpoint._PROBE_TIMEOUT_S = 0.5\n"
-        "from xipfs.cli.main import main\n"
-        "raise SystemExit(main())\n"
-    )
+    impatient = "import xipfs.fuse.mountpoint as m; m._PROBE_TIMEOUT_S = 0.5"
     with mounted(image, mnt, must_end_well=False) as live:
         live.process.send_signal(signal.SIGSTOP)
-        done = python("-c", impatient, "umount", mnt)
+        done = xipfs("umount", mnt, prelude=impatient)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert not is_mounted(mnt)
         live.process.send_signal(signal.SIGCONT)
@@ -365,16 +360,14 @@ def live_thread_state(pid: int) -> str:
 )
 def test_a_daemon_killed_while_it_starts(image: Path, mnt: Path, place: str, message: str):
     """The command says so in one line, and takes away what was mounted."""
-    script = (
-        "import os, sys\n"
+    prelude = (
+        "import os\n"
         "import xipfs.fuse.server as server\n"
         f"before = {place}\n"
         f"{place} = lambda *a: (before(*a), os.kill(os.getpid(), 9))\n"
-        "from xipfs.cli.main import main\n"
-        f"sys.exit(main(['mount', {str(image)!r}, {str(mnt)!r}]))\n"
     )
     try:
-        done = python("-c", script)
+        done = xipfs("mount", image, mnt, prelude=prelude)
         assert done.returncode == 1
         assert done.stderr == f"xipfs: {mnt}: {message}\n"
         assert not is_mounted(mnt)

@@ -148,8 +148,9 @@ def test_a_user_replaces_and_unmounts_what_died(script: Script):
 
 def test_a_users_signal(script: Script):
     done = script(
-        "$user mount -f nvram.img mnt & until grep -q $PWD/mnt.fuse.xipfs /proc/mounts; do sleep 0.05;"
-        " done; nobody cat mnt/hello; kill -TERM $(daemon); wait; nobody ls mnt"
+        "$user mount -f nvram.img mnt &"
+        "until grep -q $PWD/mnt.fuse.xipfs /proc/mounts; do sleep 0.05; done;"
+        "nobody cat mnt/hello; kill -TERM $(daemon); wait; nobody ls mnt"
     )
     assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
 
