@@ -367,6 +367,7 @@ def _in_process(image: Path, reason: str) -> bool:
             ("Python sources, run 2", library),
             ("libraries, run 1", binaries),
             ("libraries, run 2", binaries),
+            ("libraries, run 3", binaries),
         ):
             with demo.step(name):
                 found = _checksum(mount, [files[name] for name in names])
