@@ -24,9 +24,9 @@ def direct(made_image: Path) -> Iterator[DirectFiles]:
     mount.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def live_files(made_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelFiles]:
-    """The image through a real mount, one for all tests."""
+    """The image through a real mount, one for all tests of a module."""
     mountpoint = tmp_path_factory.mktemp("live") / "mnt"
     with mounted(made_image, mountpoint, "epoch=50") as live:
         yield KernelFiles(live.path)
