@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -174,7 +175,8 @@ def test_a_daemon_holds_on_to_nothing(daemon: int, mnt: Path):
 
 def test_in_one_shell_command(image: Path, mnt: Path):
     """The exit status alone decides, as in any script."""
-    script = f"{sys.executable} -m xipfs mount {image} {mnt} && cat {mnt}/hello"
+    python, image_path, mountpoint = (shlex.quote(str(p)) for p in (sys.executable, image, mnt))
+    script = f"{python} -m xipfs mount {image_path} {mountpoint} && cat {mountpoint}/hello"
     try:
         done = subprocess.run(
             ["sh", "-c", script], capture_output=True, text=True, check=False, timeout=TIMEOUT_S

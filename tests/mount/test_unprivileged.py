@@ -37,7 +37,8 @@ nobody() {
         --ambient-caps=+dac_read_search "$@"
 }
 xipfs() { "$python" -m xipfs "$@"; }
-daemon() { $user stat mnt --json | sed -n 's/.*"pid": \\([0-9]*\\).*/\\1/p'; }
+user() { nobody "$python" -m xipfs "$@"; }
+daemon() { user stat mnt --json | sed -n 's/.*"pid": \\([0-9]*\\).*/\\1/p'; }
 await_dead() { while nobody ls mnt >/dev/null 2>&1; do sleep 0.02; done; }
 eval "$script"
 """
@@ -47,7 +48,7 @@ class Script(Protocol):
     """script("nobody ..; xipfs ..") -> its CompletedProcess.
 
     The script is that of a shell, run by root in the folder with nvram.img and mnt; "nobody" in
-    front of a command has it run by nobody, `$user` is that with `python -m xipfs`; `daemon` prints
+    front of a command has it run by nobody, `user` is that with `python -m xipfs`; `daemon` prints
     the pid of the one that serves mnt, `await_dead` waits until it has gone.
     """
 
@@ -79,7 +80,6 @@ def script(folder: Path) -> Script:
             env=os.environ
             | {
                 "python": sys.executable,
-                "user": f"nobody {sys.executable} -m xipfs",
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTHONPATH": str(Path(__file__).parents[2]),
             }
@@ -103,8 +103,8 @@ def only_line(done: "subprocess.CompletedProcess[str]") -> str:
 
 def test_a_user_mounts_looks_and_unmounts(script: Script, folder: Path):
     done = script(
-        "$user mount nvram.img mnt; nobody cat mnt/hello; grep -c user_id=65534 /proc/mounts;"
-        "$user stat mnt | grep -c struct.pages; $user umount mnt; nobody ls mnt;"
+        "user mount nvram.img mnt; nobody cat mnt/hello; grep -c user_id=65534 /proc/mounts;"
+        "user stat mnt | grep -c struct.pages; user umount mnt; nobody ls mnt;"
         "flock -n nvram.img true"
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -114,7 +114,7 @@ def test_a_user_mounts_looks_and_unmounts(script: Script, folder: Path):
 def test_a_mount_of_a_user_is_for_him_alone(script: Script):
     """Not even for root, as FUSE has it; who may unmount it all the same."""
     done = script(
-        "$user mount nvram.img mnt; cat mnt/hello || echo refused;"
+        "user mount nvram.img mnt; cat mnt/hello || echo refused;"
         "xipfs stat mnt || echo refused; xipfs umount mnt; grep -c user_id=65534 /proc/mounts || :;"
         "flock -w 20 nvram.img true"
     )
@@ -128,8 +128,8 @@ def test_a_mount_of_a_user_is_for_him_alone(script: Script):
 def test_root_does_not_mistake_it_for_a_dead_mount(script: Script):
     """A live mount that root may not look into is not replaced."""
     done = script(
-        "$user mount nvram.img mnt; xipfs mount nvram.img mnt || nobody cat mnt/hello;"
-        "$user umount mnt"
+        "user mount nvram.img mnt; xipfs mount nvram.img mnt || nobody cat mnt/hello;"
+        "user umount mnt"
     )
     assert (done.returncode, done.stdout) == (0, "hello\n")
     assert "a xipfs is mounted there already" in done.stderr
@@ -137,9 +137,9 @@ def test_root_does_not_mistake_it_for_a_dead_mount(script: Script):
 
 def test_a_user_replaces_and_unmounts_what_died(script: Script):
     done = script(
-        "$user mount nvram.img mnt; kill -9 $(daemon); await_dead;"
-        "$user mount nvram.img mnt; nobody cat mnt/hello; kill -9 $(daemon); await_dead;"
-        "$user umount mnt; nobody ls mnt"
+        "user mount nvram.img mnt; kill -9 $(daemon); await_dead;"
+        "user mount nvram.img mnt; nobody cat mnt/hello; kill -9 $(daemon); await_dead;"
+        "user umount mnt; nobody ls mnt"
     )
     assert (done.returncode, done.stdout) == (0, "hello\n")
     assert done.stderr.count("\n") == 1
@@ -148,7 +148,7 @@ def test_a_user_replaces_and_unmounts_what_died(script: Script):
 
 def test_a_users_signal(script: Script):
     done = script(
-        "$user mount -f nvram.img mnt &"
+        "user mount -f nvram.img mnt &"
         "until grep -q $PWD/mnt.fuse.xipfs /proc/mounts; do sleep 0.05; done;"
         "nobody cat mnt/hello; kill -TERM $(daemon); wait; nobody ls mnt"
     )
@@ -156,7 +156,7 @@ def test_a_users_signal(script: Script):
 
 
 def test_dev_fuse_is_for_root_alone(script: Script):
-    message = only_line(script("$user mount nvram.img mnt", mode="600"))
+    message = only_line(script("user mount nvram.img mnt", mode="600"))
     assert message == "/dev/fuse: Permission denied: ask root for access"
 
 
@@ -169,27 +169,27 @@ def test_no_fusermount3(script: Script, folder: Path):
 
 @pytest.mark.parametrize("option", ["suid", "dev"])
 def test_what_only_root_may_ask_for(script: Script, option: str):
-    message = only_line(script(f"$user mount nvram.img mnt -o {option}"))
+    message = only_line(script(f"user mount nvram.img mnt -o {option}"))
     assert message == "options suid and dev are for root only"
 
 
 def test_allow_other_needs_roots_permission(script: Script):
     """Unless /etc/fuse.conf says user_allow_other."""
     done = script(
-        "echo > none; mount --bind none /etc/fuse.conf; $user mount nvram.img mnt -o allow_other"
+        "echo > none; mount --bind none /etc/fuse.conf; user mount nvram.img mnt -o allow_other"
     )
     message = only_line(done)
     assert "mnt: cannot be mounted: fusermount3: option allow_other only allowed if" in message
 
 
 def test_a_mountpoint_that_is_not_the_users(script: Script):
-    message = only_line(script("$user mount nvram.img roots"))
+    message = only_line(script("user mount nvram.img roots"))
     assert "roots: cannot be mounted: fusermount3: user has no write access" in message
 
 
 def test_a_user_does_not_unmount_what_is_not_his(script: Script):
     done = script(
-        "xipfs mount nvram.img roots; $user umount roots || cat roots/hello; xipfs umount roots"
+        "xipfs mount nvram.img roots; user umount roots || cat roots/hello; xipfs umount roots"
     )
     assert (done.returncode, done.stdout) == (0, "hello\n")
     assert done.stderr.count("\n") == 1

@@ -59,7 +59,8 @@ def test_demo_with_a_mount(demo: Callable[..., subprocess.Popen[str]], tmp_path:
     scan, total = found["rsync, a scan"], found["since the mount"]
     assert scan["by page"] < scan["read"] // 10
     assert total["by pfn"] > 10_000
-    assert min(total[column] for column in COLUMNS) > 0
+    # Nothing has to go while what is hot fits.
+    assert min(total[column] for column in COLUMNS if column != "demoted") > 0
     assert found["Python, run 2"]["in RAM"] > found["Python, run 2"]["read"] // 2
     check_clean(tmp_path)
 
