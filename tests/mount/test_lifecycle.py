@@ -32,12 +32,12 @@ def daemon(image: Path, mnt: Path) -> Iterator[int]:
         tear_away(mnt)
 
 
-def wait_gone(pid: int) -> None:
-    """Wait for a process that is not our child."""
-    end = time.monotonic() + TIMEOUT_S
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert not Path(f"/proc/{pid}").exists(), "still there"
+def end_by_signal(pid: int) -> None:
+    """End a process that is not our child, and wait until it has."""
+    process = os.pidfd_open(pid)
+    signal.pidfd_send_signal(process, signal.SIGTERM)
+    assert select.select([process], [], [], TIMEOUT_S)[0], "still there"
+    os.close(process)
 
 
 def umount(path: Path) -> None:
