@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.mount import TIMEOUT_S, is_mounted, mounted, tear_away, xipfs
+from tests.kit.mount import TIMEOUT_S, is_mounted, mounted, python, tear_away, xipfs
 from tests.mount.conftest import make_small_image
 from xipfs.fuse.client import ask
 
@@ -370,3 +370,39 @@ def test_a_daemon_killed_while_it_starts(image: Path, mnt: Path, place: str, mes
         assert not is_mounted(mnt)
     finally:
         tear_away(mnt)
+
+
+# As mount(8) calls it
+
+
+def helper(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    script = "import sys; from xipfs.cli.mount import mount_helper; sys.exit(mount_helper())"
+    done: subprocess.CompletedProcess[str] = python("-c", script, *arguments)
+    return done
+
+
+def test_the_helper_of_mount_8(image: Path, mnt: Path):
+    """`mount -t xipfs -o .. IMAGE MNT` adds rw where nobody said ro, and flags of its own."""
+    try:
+        done = helper(
+            image, mnt, "-s", "-n", "-v", "-o", "rw,cache=full,x-systemd.automount,nofail"
+        )
+        assert (done.returncode, done.stdout) == (0, "")
+        assert done.stderr == f"xipfs: {image}: mounting read-only, as this version always does\n"
+        assert (mnt / "hello").read_text() == "hello\n"
+        assert ask(mnt, "stat")["cache"] == "full"
+        done = helper(image, mnt, "-o", "ro")
+        assert done.returncode == 32
+        assert done.stderr.startswith(f"xipfs: {mnt}: a xipfs is mounted there already")
+        xipfs_umount(mnt)
+    finally:
+        tear_away(mnt)
+
+
+def test_the_helper_with_nothing_to_do_or_a_mistake(image: Path, mnt: Path):
+    assert helper(image, mnt, "-f", "-o", "ro").returncode == 0
+    assert not is_mounted(mnt)
+    done = helper(image, mnt, "-f", "-o", "no_such_option")
+    assert done.returncode == 32
+    assert done.stderr.count("\n") == 1
+    assert "no_such_option" in done.stderr

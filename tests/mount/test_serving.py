@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -319,9 +320,17 @@ for path in sys.argv[1:]:
 """
 
 
+ACL_FOR_NOBODY = struct.pack(
+    "<I" + "HHI" * 5,
+    *(2, 0x01, 6, 0xFFFFFFFF, 0x02, 4, 65534, 0x04, 0, 0xFFFFFFFF),
+    *(0x10, 4, 0xFFFFFFFF, 0x20, 0, 0xFFFFFFFF),
+)
+"""As system.posix_acl_access has it: version 2, then (tag, permissions, id)."""
+
+
 @pytest.fixture
 def owned_image(tmp_path: Path) -> Path:
-    """Files of root, of nobody, and for all, below a directory that others can enter."""
+    """Files of root, of nobody, for all, and for nobody by an ACL; others can enter."""
     entries = [
         Entry(b"", stat.S_IFDIR | 0o755, 0, 0, 0),
         *[
@@ -332,6 +341,17 @@ def owned_image(tmp_path: Path) -> Path:
                 (b"all", 0o644, 0),
             )
         ],
+        # Root's own, but for the ACL: user::rw-, user:65534:r--, group::---, mask::r--, other::---
+        Entry(
+            b"acl",
+            stat.S_IFREG | 0o640,
+            0,
+            0,
+            0,
+            size_bytes=2,
+            pieces=[(0, b"x\n")],
+            xattrs={b"system.posix_acl_access": ACL_FOR_NOBODY},
+        ),
     ]
     mkfs(tmp_path / "owned.img", entries, now_ns=0)
     os.chmod(tmp_path, 0o755)
@@ -351,18 +371,18 @@ def open_folder():
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        ("", ["Permission denied"] * 3),
-        ("allow_other", ["Permission denied", "'x\\n'", "'x\\n'"]),
+        ("", ["Permission denied"] * 4),
+        ("allow_other", ["Permission denied", "'x\\n'", "'x\\n'", "'x\\n'"]),
     ],
 )
 def test_other_users(owned_image: Path, open_folder: Path, options: str, found: list[str]):
-    """Refused altogether, or let in as far as modes and owners say."""
+    """Refused altogether, or let in as far as modes, owners and ACLs say."""
     with mounted(owned_image, open_folder / "mnt", options) as live:
         done = run(
             sys.executable,
             "-c",
             STRANGER,
-            *(live.path / name for name in ("root", "nobody", "all")),
+            *(live.path / name for name in ("root", "nobody", "all", "acl")),
         )
         assert done.stdout.splitlines() == found, done.stderr
         assert (live.path / "root").read_text() == "x\n"
@@ -399,3 +419,34 @@ def test_hints_locks_and_sendfile(made_image: Path, tmp_path: Path):
             with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapped:
                 mapped.madvise(mmap.MADV_RANDOM)
                 assert mapped[50_000] == path.read_bytes()[50_000]
+
+
+def test_direct_io(made_tree: Path, made_image: Path, tmp_path: Path):
+    """O_DIRECT, into memory of whole pages, in any `cache=`."""
+    data = (made_tree / "sizes" / "1048577").read_bytes()
+    with mounted(made_image, tmp_path / "mnt") as live, mmap.mmap(-1, 1 << 20) as buffer:
+        fd = os.open(live.path / "sizes" / "1048577", os.O_RDONLY | os.O_DIRECT)
+        for offset in (0, PAGE_SIZE, 512 * 7, 1 << 20):
+            nr_read = os.preadv(fd, [buffer], offset)
+            assert buffer[:nr_read] == data[offset : offset + (1 << 20)]
+        os.close(fd)
+
+
+def test_a_huge_sparse_file(tmp_path: Path):
+    """8 TiB with a page at both ends: its size is told, and reading costs what is read."""
+    size_bytes = 8 << 40
+    last = (size_bytes >> 12) - 1
+    pieces = [(0, b"a" * PAGE_SIZE), (last, b"z" * PAGE_SIZE)]
+    entry = Entry(b"huge", stat.S_IFREG | 0o644, 0, 0, 0, size_bytes=size_bytes, pieces=pieces)
+    mkfs(tmp_path / "huge.img", [entry], now_ns=0)
+    with mounted(tmp_path / "huge.img", tmp_path / "mnt", "epoch=20") as live:
+        path = live.path / "huge"
+        assert path.stat().st_size == size_bytes
+        assert path.stat().st_blocks == 2 * PAGE_SIZE // 512
+        with path.open("rb") as file:
+            assert os.pread(file.fileno(), 3, 0) == b"aaa"
+            assert os.pread(file.fileno(), 100, size_bytes - 3) == b"zzz"
+            assert os.pread(file.fileno(), 1 << 20, size_bytes // 2) == bytes(1 << 20)
+        assert live.tiers("huge")["hole"] == last - 1
+        live.wait_epochs(3)
+        assert live.stat()["page_table_leaves"] < 10

@@ -68,7 +68,7 @@ def mount_helper(argv: Sequence[str] | None = None) -> int:
                 log_file=None,
                 say=_say,
             )
-    except XipfsError as exc:
+    except (XipfsError, OSError) as exc:
         _say(str(exc))
         return 32  # "mount failure" of mount(8)
     return 0
