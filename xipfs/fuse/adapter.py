@@ -9,9 +9,10 @@ nothing else of the mount runs.
 """
 
 import errno
+import functools
 import logging
-from collections.abc import Callable, Sequence
-from typing import TypeVar, TypeVarTuple, cast
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ParamSpec, TypeVar, cast
 
 import pyfuse3
 
@@ -28,13 +29,30 @@ __all__ = ["Adapter"]
 
 _log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 TIMEOUT_S = 86400.0
 """How long the kernel may keep names and attributes: they do not change while mounted read-only."""
 
 _SECTORS_PER_PAGE = PAGE_SIZE // 512
+_NR_PAGES_MAX = 1 << 52
+"""More than any image has; st_blocks is an off_t, and a damaged inode may say anything."""
+
+
+def _errors_to_errno(
+    handler: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Make *handler* raise FUSEError and nothing else: anything else would end the mount."""
+
+    @functools.wraps(handler)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(*args, **kwargs)
+        except Exception as exc:
+            raise _fuse_error(exc) from None
+
+    return wrapper
 
 
 class Adapter(pyfuse3.Operations):
@@ -55,6 +73,7 @@ class Adapter(pyfuse3.Operations):
         # The kernel asks for ACLs of every inode on the way if this is on.
         self.enable_acl = bool(mount.sb.disk.compat & Compat.ACL)
 
+    @_errors_to_errno
     async def lookup(
         self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -63,8 +82,6 @@ class Adapter(pyfuse3.Operations):
             inode = self._dispatch(self._operations.lookup, Ino(parent_inode), name)
         except NoEntryError:
             return _negative_entry()
-        except Exception as exc:
-            raise _fuse_error(exc) from None
         return _entry(inode)
 
     async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
@@ -75,24 +92,28 @@ class Adapter(pyfuse3.Operations):
             except Exception:
                 _log.exception("forget of inode %d failed", ino)
 
+    @_errors_to_errno
     async def getattr(
         self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         """Return the attributes."""
-        return _entry(self._call(self._operations.getattr, Ino(inode)))
+        return _entry(self._dispatch(self._operations.getattr, Ino(inode)))
 
+    @_errors_to_errno
     async def readlink(
         self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileNameT:
         """Return a symbolic link's target."""
-        return pyfuse3.FileNameT(self._call(self._operations.readlink, Ino(inode)))
+        return pyfuse3.FileNameT(self._dispatch(self._operations.readlink, Ino(inode)))
 
+    @_errors_to_errno
     async def opendir(
         self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileHandleT:
         """Open a directory."""
-        return pyfuse3.FileHandleT(self._call(self._operations.opendir, Ino(inode)))
+        return pyfuse3.FileHandleT(self._dispatch(self._operations.opendir, Ino(inode)))
 
+    @_errors_to_errno
     async def readdir(
         self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken
     ) -> None:
@@ -101,17 +122,19 @@ class Adapter(pyfuse3.Operations):
         def emit(name: bytes, inode: Inode, position: int) -> bool:
             return pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), _entry(inode), position)
 
-        self._call(self._operations.readdir, Fh(fh), start_id, emit)
+        self._dispatch(self._operations.readdir, Fh(fh), start_id, emit)
 
+    @_errors_to_errno
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
         """Close a directory."""
-        self._call(self._operations.release, Fh(fh))
+        self._dispatch(self._operations.release, Fh(fh))
 
+    @_errors_to_errno
     async def open(
         self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:
         """Open a file, cached by the kernel or not as `cache=` says."""
-        fh = self._call(self._operations.open, Ino(inode), flags)
+        fh = self._dispatch(self._operations.open, Ino(inode), flags)
         return pyfuse3.FileInfo(
             fh=pyfuse3.FileHandleT(fh), direct_io=self._direct_io, keep_cache=True
         )
@@ -128,13 +151,15 @@ class Adapter(pyfuse3.Operations):
         """Refuse once, so that the kernel never asks again: close(2) then costs no round trip."""
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
+    @_errors_to_errno
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
         """Close a file."""
-        self._call(self._operations.release, Fh(fh))
+        self._dispatch(self._operations.release, Fh(fh))
 
+    @_errors_to_errno
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         """Return how full the image is."""
-        facts = self._call(self._operations.statfs)
+        facts = self._dispatch(self._operations.statfs)
         reply = pyfuse3.StatvfsData()
         reply.f_bsize = reply.f_frsize = PAGE_SIZE
         reply.f_blocks = facts.nr_pages
@@ -144,24 +169,20 @@ class Adapter(pyfuse3.Operations):
         reply.f_namemax = NAME_SIZE_BYTES_MAX
         return reply
 
+    @_errors_to_errno
     async def getxattr(
         self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext
     ) -> bytes:
         """Return an extended attribute."""
-        return self._call(self._operations.getxattr, Ino(inode), name)
+        return self._dispatch(self._operations.getxattr, Ino(inode), name)
 
+    @_errors_to_errno
     async def listxattr(
         self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
     ) -> Sequence[pyfuse3.XAttrNameT]:
         """Return the names of the extended attributes."""
-        names = self._call(self._operations.listxattr, Ino(inode))
+        names = self._dispatch(self._operations.listxattr, Ino(inode))
         return [pyfuse3.XAttrNameT(name) for name in names]
-
-    def _call(self, operation: Callable[[*Ts], T], *args: *Ts) -> T:
-        try:
-            return self._dispatch(operation, *args)
-        except Exception as exc:
-            raise _fuse_error(exc) from None
 
 
 def _fuse_error(exc: Exception) -> pyfuse3.FUSEError:
@@ -187,7 +208,7 @@ def _entry(inode: Inode) -> pyfuse3.EntryAttributes:
     entry.st_rdev = disk.rdev
     entry.st_size = disk.size_bytes
     entry.st_blksize = PAGE_SIZE
-    entry.st_blocks = disk.nr_pages * _SECTORS_PER_PAGE
+    entry.st_blocks = min(disk.nr_pages, _NR_PAGES_MAX) * _SECTORS_PER_PAGE
     entry.st_atime_ns = disk.atime_ns
     entry.st_mtime_ns = disk.mtime_ns
     entry.st_ctime_ns = disk.ctime_ns

@@ -36,7 +36,7 @@ from xipfs.fuse.view import extents_json, tiers_json
 from xipfs.mm.fault import access_page, access_range
 from xipfs.mm.rmap import munmap
 from xipfs.mm.vma import Mm, Vma
-from xipfs.ondisk.inode import INO_ROOT
+from xipfs.ondisk.inode import INO_MAX, INO_ROOT
 from xipfs.phys.physmem import PhysMem, Run
 from xipfs.policy.contract import PGOFF_BITS
 from xipfs.tiering.access_log import AccessLog
@@ -115,11 +115,11 @@ class Operations:
         return self._sb.read_all(inode, PATH_MAX)
 
     def statfs(self) -> StatFs:
-        """Return how full the image is."""
-        state = self._sb.state
-        return StatFs(
-            self._sb.disk.nr_pages, state.nr_free_pages, state.nr_inodes, state.nr_free_pages
-        )
+        """Return how full the image is, or says it is, within what can be."""
+        nr_pages = self._sb.disk.nr_pages
+        nr_free_pages = min(self._sb.state.nr_free_pages, nr_pages)
+        nr_inodes = min(self._sb.state.nr_inodes, INO_MAX)
+        return StatFs(nr_pages, nr_free_pages, nr_inodes, nr_free_pages)
 
     # Directories
 

@@ -7,6 +7,7 @@ import pytest
 
 from xipfs.errors import BugError, DeviceError, FormatError, NoDataError, StaleError
 from xipfs.fuse.mount import Mount
+from xipfs.fuse.operations import StatFs
 from xipfs.fuse.options import MountOptions
 from xipfs.ondisk.inode import INO_ROOT
 from xipfs.units import PAGE_SIZE
@@ -85,6 +86,13 @@ async def test_errors_are_their_errno(adapter, mount, pyfuse3, expected_logs, er
     if logged:
         expected_logs(str(error))
     assert await error_of(pyfuse3, adapter.getattr(INO_ROOT, None)) == code
+
+
+async def test_what_does_not_fit_the_reply_is_a_bug_too(adapter, mount, pyfuse3, expected_logs):
+    """The conversion stood outside of the try once: the OverflowError ended the mount."""
+    mount.operations.statfs = lambda: StatFs(1, 1 << 64, 1, 1)
+    expected_logs("a bug in xipfs: the client gets EIO")
+    assert await error_of(pyfuse3, adapter.statfs(None)) == "EIO"
 
 
 async def test_forget_never_raises(adapter, mount, expected_logs):
