@@ -3,6 +3,7 @@
 import hashlib
 import mmap
 import os
+import signal
 import threading
 from itertools import cycle, islice
 from pathlib import Path
@@ -202,3 +203,31 @@ def test_when_the_hot_set_moves_ram_follows(large_image: Path, tmp_path: Path):
         assert after["vmstat"]["pgdemote"] > before["vmstat"]["pgdemote"]
         assert live.tiers("file-00")["ram"] <= 56
         assert read_whole(live, b"file-00") == random_bytes(NR_FILE_PAGES * PAGE_SIZE, 0)
+
+
+@pytest.mark.parametrize("cache", ["none", "sampled", "full"])
+def test_an_end_amid_readers(made_tree: Path, made_image: Path, tmp_path: Path, cache: str):
+    """SIGTERM while pages are read, dropped and migrated: an end in order, errors for readers.
+
+    The notifier may just be waiting for a page that only we can bring.
+    """
+    files = [b"sizes/1048577", b"sizes/5000001", b"sparse/torn", b"sizes/100000"]
+    expected = {path: digest(os.fsencode(made_tree) + b"/" + path) for path in files}
+    with mounted(made_image, tmp_path / "mnt", f"cache={cache},epoch=10,ram=1M") as live:
+        ended: list[OSError] = []
+
+        def read_to_the_end(start: int) -> None:
+            try:
+                read_until(live, expected, start, [], threading.Event())
+            except OSError as exc:
+                ended.append(exc)
+
+        readers = [threading.Thread(target=read_to_the_end, args=(i,)) for i in range(4)]
+        for reader in readers:
+            reader.start()
+        live.wait_epochs(10)
+        live.process.send_signal(signal.SIGTERM)
+        assert live.wait_ended() == 0
+        for reader in readers:
+            reader.join()
+        assert len(ended) == 4
