@@ -343,7 +343,7 @@ def test_a_killed_daemon_lets_its_clients_go(image: Path, mnt: Path):
             time.sleep(0.01)
         live.process.kill()
         _, errors = client.communicate(timeout=TIMEOUT_S)
-        assert "OSError" in errors
+        assert "[Errno " in errors
         assert client.returncode == 1
 
 
