@@ -15,6 +15,7 @@ The waiter is there because only a parent is told the exit status.
 import atexit
 import contextlib
 import functools
+import io
 import json
 import os
 import select
@@ -115,7 +116,10 @@ def _serve(connection: socket.socket) -> None:
     import xipfs.cli.main
     import xipfs.fuse.server
 
-    xipfs.cli.main.make_app(xipfs.cli.main.COMMANDS)
+    # What is imported only when it is needed is needed now.
+    with contextlib.redirect_stdout(io.StringIO()):
+        for command in xipfs.cli.main.COMMANDS:
+            xipfs.cli.main.main([command, "--help"])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for the waiters
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, _MESSAGE_SIZE_BYTES_MAX, 3)
