@@ -24,8 +24,9 @@ from xipfs.fs.extent import ExtentMap
 from xipfs.fs.xip import XipOperations
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.arch import ARCH_DEFAULT, Arch, get_arch
+from xipfs.mm.check import check_invariants
+from xipfs.mm.filemap_xip import xip_file_mmap
 from xipfs.mm.machine import Machine
-from xipfs.mm.mixedmap import vm_normal_page
 from xipfs.mm.pgtable import PMD_SHIFT
 from xipfs.mm.vma import VM_XIP_FILE, Mm, Vma
 from xipfs.ondisk.extent import EXTENT_DTYPE
@@ -51,7 +52,6 @@ __all__ = [
     "DictFs",
     "World",
     "block_bytes",
-    "check_references",
     "iter_ptes",
     "make_extent_file",
     "make_nvram",
@@ -212,7 +212,7 @@ class World:
         if nr_pages is None:
             nr_pages = mapping.nr_pages - pgoff
         mm = mm if mm is not None else self.mm
-        return mm.mmap(mapping, nr_pages=nr_pages, pgoff=Pgoff(pgoff), vm_flags=vm_flags)
+        return xip_file_mmap(mm, mapping, nr_pages=nr_pages, pgoff=Pgoff(pgoff), vm_flags=vm_flags)
 
     def page(self, pfn: int) -> bytes:
         """Return the bytes of frame *pfn*, of either kind."""
@@ -222,8 +222,8 @@ class World:
         return vma.vm_mm.page_table.find_pte(vma.address(Pgoff(pgoff)))
 
     def check(self, pins: Iterable[int] = ()) -> None:
-        """See `check_references`."""
-        check_references(self.machine, self.mms, self.fs.files, pins)
+        """See `xipfs.mm.check`."""
+        check_invariants(self.machine, self.mms, self.fs.files, pins)
 
     def close(self) -> None:
         """Give all back; BufferError tells of a view that somebody kept."""
@@ -240,38 +240,6 @@ def iter_ptes(mm: Mm) -> Iterator[tuple[Vma, Pgoff, int]]:
             vma = mm.find_vma(address)
             assert vma is not None, f"a pte in no vma: {address:#x}"
             yield vma, vma.pgoff(address), leaf.words[index]
-
-
-def check_references(
-    machine: Machine, mms: Sequence[Mm], files: Sequence[AddressSpace], pins: Iterable[int] = ()
-) -> None:
-    """Account for every reference and every rmap entry of every frame; check all invariants.
-
-    pins: frames that the test itself holds, once for each reference.
-    """
-    refcount: Counter[int] = Counter(pins)
-    mapcount: Counter[int] = Counter()
-    refcount[machine.sparse_pfn] += 1
-    for mapping in files:
-        refcount.update(mapping.i_pages.values())
-    for mm in mms:
-        for vma, _, pte in iter_ptes(mm):
-            if (pfn := vm_normal_page(vma, pte)) is not None:
-                refcount[pfn] += 1
-                mapcount[pfn] += 1
-    mem_map = machine.mem_map
-    assert dict(enumerate(mem_map.refcount.tolist())) == {
-        pfn: refcount[pfn] for pfn in range(mem_map.nr_frames)
-    }
-    assert dict(enumerate(mem_map.mapcount.tolist())) == {
-        pfn: mapcount[pfn] for pfn in range(mem_map.nr_frames)
-    }
-    assert set(refcount) <= set(range(mem_map.nr_frames)), "a reference on a bare pfn"
-    mem_map.check_invariants()
-    for mapping in files:
-        mapping.check_invariants(mem_map)
-    for mm in mms:
-        mm.check_invariants()
 
 
 def snapshot(machine: Machine, mms: Sequence[Mm], files: Sequence[AddressSpace]) -> dict[str, Any]:

@@ -33,12 +33,13 @@ from tests.kit.mm import (
     iter_ptes,
     make_nvram,
 )
+from xipfs.mm.access import access_page, access_range
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.arch import Arch
-from xipfs.mm.fault import access_page, access_range
 from xipfs.mm.migrate import DemoteReason, demote_pages, promote_pages
+from xipfs.mm.mmap import munmap
 from xipfs.mm.pgtable import PMD_SHIFT, pte_index, pte_pfn
-from xipfs.mm.rmap import munmap, unmap_mapping_range
+from xipfs.mm.rmap import unmap_mapping_range
 from xipfs.mm.vma import VM_MAYWRITE, VM_SHARED, VM_XIP_FILE, Vma
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import NVRAM_PFN_START, Pgoff
@@ -177,7 +178,9 @@ class MixedMap(RuleBasedStateMachine):
     def unmap_mapping_range(self, file: int, place: int, length: int) -> None:
         pages = within(LAYOUTS[file][1], place, length)
         nr_mapped = sum(len(of.mapped.intersection(pages)) for of in self._maps_of(file))
-        assert unmap_mapping_range(self.files[file], Pgoff(pages.start), len(pages)) == nr_mapped
+        start = Pgoff(pages.start)
+        nr_zapped = unmap_mapping_range(self.files[file], start, len(pages), even_cows=True)
+        assert nr_zapped == nr_mapped
         self._unmapped(file, pages)
 
     @rule(target=pins, place=places)

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 from tests.kit.mm import World, make_extent_file, make_nvram, snapshot
 from xipfs.errors import FormatError, NoDataError
+from xipfs.mm.access import access_page, access_range
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.arch import ARCHS, Arch
-from xipfs.mm.fault import access_page, access_range, handle_mm_fault, handle_mm_fault_range
-from xipfs.mm.filemap_xip import VM_FAULT_ERROR, FaultResult
+from xipfs.mm.fault import handle_mm_fault, handle_mm_fault_range
 from xipfs.mm.migrate import DemoteReason, demote_pages, promote_pages
 from xipfs.mm.mixedmap import insert_range, vm_insert_mixed, vm_insert_page
 from xipfs.mm.pgtable import PTE_PRESENT
 from xipfs.mm.rmap import unmap_mapping_range
+from xipfs.mm.vm_fault import VM_FAULT_ERROR, FaultResult
 from xipfs.mm.vma import VM_MAYWRITE, VM_XIP_FILE, Vma
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import NVRAM_PFN_START, PAGE_SIZE, PFN_NONE, Pgoff, virt_to_pfn
@@ -103,9 +104,11 @@ def play(scene: Scene, nvram: NvramDevice, world: World, *, vector: bool) -> Ite
             )
         elif verb == "unmap":
             yield (
-                unmap_mapping_range(mapping, Pgoff(pgoff), nr_pages)
+                unmap_mapping_range(mapping, Pgoff(pgoff), nr_pages, even_cows=True)
                 if vector
-                else sum(unmap_mapping_range(mapping, Pgoff(page), 1) for page in pages)
+                else sum(
+                    unmap_mapping_range(mapping, Pgoff(page), 1, even_cows=True) for page in pages
+                )
             )
         else:
             parts = [list(pages)] if vector else [[page] for page in pages]

@@ -33,8 +33,9 @@ from xipfs.fs.inode import Inode
 from xipfs.fs.namei import PATH_MAX
 from xipfs.fs.superblock import SuperBlock
 from xipfs.fuse.view import extents_json, tiers_json
-from xipfs.mm.fault import access_page, access_range
-from xipfs.mm.rmap import munmap
+from xipfs.mm.access import access_page, access_range
+from xipfs.mm.filemap_xip import xip_file_mmap
+from xipfs.mm.mmap import munmap
 from xipfs.mm.vma import Mm, Vma
 from xipfs.ondisk.inode import INO_MAX, INO_ROOT
 from xipfs.phys.physmem import PhysMem, Run
@@ -186,6 +187,7 @@ class Operations:
         if vma is None:
             return []
         mapping = vma.vm_file
+        assert mapping is not None, "a handle's vma maps its file"
         end = off + size
         if end > mapping.i_size_bytes:
             end = mapping.i_size_bytes
@@ -284,7 +286,7 @@ class Operations:
             return None
         if inode.inline is not None:
             raise FormatError(f"inode {inode.ino}: a regular file with its bytes in the inode")
-        return self._mm.mmap(mapping, nr_pages=mapping.nr_pages, pgoff=Pgoff(0))
+        return xip_file_mmap(self._mm, mapping, nr_pages=mapping.nr_pages)
 
 
 def _json_line(facts: object) -> bytes:

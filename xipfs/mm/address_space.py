@@ -8,12 +8,15 @@ Invariants:
     I2  A frame in i_pages has one reference for being there, and its struct page names the page.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xipfs.errors import bug_on
+from xipfs.mm.lock import RwLock, wait_for
 from xipfs.units import Kaddr, Pfn, Pgoff, bytes_to_pages
 
 if TYPE_CHECKING:
@@ -57,9 +60,22 @@ class AddressSpace:
 
     id: names the file in page ids (`policy.page_id`): its inode number.
     i_pages: pgoff -> RAM frame, for the pages that are promoted.
+    i_rwsem: who writes through kernel addresses, moves pages or changes the size holds it.
+    invalidate_seq: odd while pages change their place; a fault looks at it before it maps one.
+    fsync: what msync(MS_SYNC) calls; None where there is nothing to write back.
     """
 
-    __slots__ = ("a_ops", "i_mmap", "i_pages", "i_size_bytes", "id", "read_only")
+    __slots__ = (
+        "a_ops",
+        "fsync",
+        "i_mmap",
+        "i_pages",
+        "i_rwsem",
+        "i_size_bytes",
+        "id",
+        "invalidate_seq",
+        "read_only",
+    )
 
     def __init__(
         self, ident: int, a_ops: AddressSpaceOperations, *, i_size_bytes: int, read_only: bool
@@ -70,11 +86,32 @@ class AddressSpace:
         self.read_only = read_only
         self.i_pages: dict[int, Pfn] = {}
         self.i_mmap: list[Vma] = []
+        self.i_rwsem = RwLock("i_rwsem")
+        self.invalidate_seq = 0
+        self.fsync: Callable[[], int] | None = None
 
     @property
     def nr_pages(self) -> int:
         """Pages up to the end of the file, holes included."""
         return bytes_to_pages(self.i_size_bytes)
+
+    def read_invalidate_begin(self) -> int:
+        """Return invalidate_seq once no page is on the move (read_seqcount_begin)."""
+        if self.invalidate_seq & 1:
+            wait_for("invalidate_seq", lambda: not self.invalidate_seq & 1)
+        return self.invalidate_seq
+
+    @contextmanager
+    def invalidate(self) -> Iterator[None]:
+        """Let pages change their place: faults that looked before look again, others wait.
+
+        Source: the pattern of mmu_notifier_invalidate_range_start and _end.
+        """
+        self.invalidate_seq += 1
+        try:
+            yield
+        finally:
+            self.invalidate_seq += 1
 
     def check_invariants(self, mem_map: "MemMap") -> None:
         """Raise BugError where I2 is broken, or a frame holds two pages."""

@@ -1,21 +1,43 @@
 """Arch: what one architecture of one kernel version has, as far as mixed maps notice.
 
-The pte special bit decides how a page enters a VM_MIXEDMAP area and how `vm_normal_page` tells:
+    feature      what it changes
+    pte_special  how a page enters a VM_MIXEDMAP area, and how `vm_normal_page` tells (see below)
+    fast_gup     whether get_user_pages_fast walks page tables without locks, and what makes it safe
+    pat          remap_pfn_range reserves a memory type for the whole area (VM_PAT)
+    pfn_valid    the memory model (`mm.pfn_valid`)
+    configs      parts of mm/ that a build may lack: what they answer is ENOSYS or EINVAL then
 
     pte_special   vm_insert_mixed(pfn)                        vm_normal_page asks
     no            pfn_valid: refcounted; else: bare           pfn_valid(pfn)
     yes           always a special pte, never refcounted;     the bit, and nothing else
                   RAM pages enter by vm_insert_page instead
 
-Source: mm/memory.c of 2.6.28 and 6.18; CONFIG_ARCH_HAS_PTE_SPECIAL, before 2.6.28
+`um` is user-mode Linux as it comes, `um-special` the same with a software special bit.
+
+Source: mm/memory.c, mm/gup.c of 2.6.28 and 6.18; CONFIG_ARCH_HAS_PTE_SPECIAL, before 2.6.28
 __HAVE_ARCH_PTE_SPECIAL. x86 had no special bit in 2.6.26 and has had one since fast GUP came.
 """
 
+from enum import Enum
 from typing import NamedTuple
 
 from xipfs.errors import InvalidArgumentError
+from xipfs.mm.pfn_valid import FlatMem, ListMem, PfnValid, SectionMem, SubsectionMem
 
-__all__ = ["ARCHS", "ARCH_DEFAULT", "Arch", "get_arch"]
+__all__ = ["ARCHS", "ARCH_DEFAULT", "Arch", "FastGup", "get_arch"]
+
+
+class FastGup(Enum):
+    """What keeps a page that get_user_pages_fast found from being freed under it.
+
+    IRQS_OFF: freeing waits for an interrupt that this cpu does not take. Source: arch/x86/mm/gup.c,
+              2.6.32.
+    RECHECK:  the reference is taken unless it is zero, then the pte is read again.
+              Source: arch/powerpc/mm/gup.c, 2.6.28; mm/gup.c, 6.18.
+    """
+
+    IRQS_OFF = "irqs off"
+    RECHECK = "recheck"
 
 
 class Arch(NamedTuple):
@@ -24,21 +46,50 @@ class Arch(NamedTuple):
     name: str
     version: str
     pte_special: bool
+    fast_gup: FastGup | None = None
+    pat: bool = False
+    pfn_valid: type[PfnValid] = FlatMem
+    configs: frozenset[str] = frozenset({"KSM", "USERFAULTFD"})
+
+    @property
+    def is_2008(self) -> bool:
+        """Does mm/ work as in 2.6.26 to 2.6.28?"""
+        return self.version.startswith("2.6.")
+
+    @property
+    def is_6_18(self) -> bool:
+        """Does mm/ work as in 6.18, where that differs from 6.1?"""
+        return self.version == "6.18"
 
 
-ARCHS = tuple(
-    Arch(name, version, pte_special)
-    for version, rows in {
-        "2.6.26": {"generic": False, "x86": False, "s390": True},
-        "2.6.28": {"generic": False, "x86": True, "powerpc": True, "s390": True},
-        "6.1": {"generic": False, "x86": True, "powerpc": True, "s390": True},
-        "6.18": {"generic": False, "x86": True, "powerpc": True, "s390": True},
-    }.items()
-    for name, pte_special in rows.items()
+_X86_GUP_2008 = FastGup.IRQS_OFF
+_RECHECK = FastGup.RECHECK
+_NO_CONFIGS: frozenset[str] = frozenset()
+
+ARCHS = (
+    Arch("generic", "2.6.26", pte_special=False),
+    Arch("x86", "2.6.26", pte_special=False),
+    Arch("s390", "2.6.26", pte_special=True, pfn_valid=ListMem),
+    Arch("generic", "2.6.28", pte_special=False),
+    Arch("x86", "2.6.28", pte_special=True, fast_gup=_X86_GUP_2008, pfn_valid=SectionMem),
+    Arch("powerpc", "2.6.28", pte_special=True, fast_gup=_RECHECK, pfn_valid=SectionMem),
+    Arch("s390", "2.6.28", pte_special=True, pfn_valid=ListMem),
+    *(
+        arch
+        for version in ("6.1", "6.18")
+        for arch in (
+            Arch("generic", version, pte_special=False),
+            Arch("um", version, pte_special=False, configs=_NO_CONFIGS),
+            Arch("um-special", version, pte_special=True),
+            Arch("x86", version, True, _RECHECK, pat=True, pfn_valid=SubsectionMem),
+            Arch("powerpc", version, True, _RECHECK, pfn_valid=SubsectionMem),
+            Arch("s390", version, True, _RECHECK, pfn_valid=SubsectionMem),
+        )
+    ),
 )
 
-ARCH_DEFAULT = Arch("generic", "2.6.28", pte_special=False)
-"""Without a special bit pfn_valid decides: the rule of the patch series of 2008."""
+ARCH_DEFAULT = ARCHS[3]
+"""generic 2.6.28: without a special bit pfn_valid decides, the rule of the patches of 2008."""
 
 
 def get_arch(name: str, version: str = ARCH_DEFAULT.version) -> Arch:

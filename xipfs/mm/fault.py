@@ -1,99 +1,75 @@
-"""Faults, and the accesses that take them.
+"""Faults: what a CPU raises when a page table does not let it go on.
 
-    access_page     read one page through its pte, faulting it in if need be
-    access_range    the same for consecutive pages, in one numpy expression a leaf
-    handle_mm_fault what the CPU would raise
+    handle_mm_fault
+      no pte             do_fault: ->fault maps a pfn itself (NOPAGE), or hands over a page, which
+                         is mapped (read, shared write) or copied (private write)
+      write, pte not rw  do_wp_page
+                           shared   ask pfn_mkwrite or page_mkwrite, then make the pte writable
+                           private  an anonymous page of our own: make the pte writable; any other:
+                                    copy it. A page without struct page is copied through the
+                                    user's view of it, since there is nothing else to copy from.
+      else               mark the pte accessed, and dirty
 
-Bytes reach a client only through the pte: both functions return the frames that the ptes name.
+Source: mm/memory.c, Linux 2.6.28 and 6.1. Differs from Linux: no page locks, swap or huge pages.
 """
 
-import numpy as np
-from numpy.typing import NDArray
+import logging
 
 from xipfs.errors import DeviceError, XipfsError, bug_on
-from xipfs.mm.filemap_xip import (
+from xipfs.mm.filemap_xip import XIP_FILE_VM_OPS, allocates_on_fault
+from xipfs.mm.lock import atomic_step
+from xipfs.mm.mem_map import PAGE_ANON_EXCLUSIVE
+from xipfs.mm.mixedmap import insert_range, maybe_mkwrite, vm_normal_page
+from xipfs.mm.pgtable import (
+    PMD_SHIFT,
+    PTE_NONE,
+    PTE_PRESENT,
+    PTE_RW,
+    Leaf,
+    mk_pte,
+    pte_index,
+    pte_pfn,
+)
+from xipfs.mm.vm_fault import (
+    FAULT_FLAG_MKWRITE,
+    FAULT_FLAG_UNSHARE,
+    FAULT_FLAG_WRITE,
     VM_FAULT_ERROR,
     FaultResult,
-    allocates_on_fault,
-    xip_file_fault,
+    VmFault,
 )
-from xipfs.mm.mixedmap import insert_range
-from xipfs.mm.pgtable import PMD_SHIFT, PTE_PRESENT, PTRS_PER_PTE, Leaf, pte_index
-from xipfs.mm.vma import Vma
-from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, Pfn, Pgoff, Vaddr
+from xipfs.mm.vma import VM_MAYSHARE, VM_SHARED, VM_WRITE, Vma
+from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Pfn, Vaddr
 
-__all__ = ["access_page", "access_range", "handle_mm_fault", "handle_mm_fault_range"]
+__all__ = ["handle_mm_fault", "handle_mm_fault_range"]
 
-_HEAT_MAX = 255
+_log = logging.getLogger(__name__)
+
+_DONE = FaultResult.DONE
+_FAILED_OR_NOPAGE = VM_FAULT_ERROR | FaultResult.NOPAGE
 
 
-def access_page(vma: Vma, pgoff: Pgoff) -> Pfn:
-    """Return the frame that file page *pgoff* is mapped to, marked accessed; fault if need be.
+def handle_mm_fault(vma: Vma, address: Vaddr, flags: int = 0) -> FaultResult:
+    """Resolve a fault at *address* of *vma*, whose permissions the caller has checked.
 
-    Raises: DeviceError where a program would be killed by its fault. Bug: *pgoff* is not mapped.
+    flags: FAULT_FLAG_WRITE or FAULT_FLAG_UNSHARE. Errors are VM_FAULT_OOM and VM_FAULT_SIGBUS;
+    anything else means "try the access again". Source: mm/memory.c handle_pte_fault.
     """
-    mm = vma.vm_mm
-    address = vma.vm_start + ((pgoff - vma.vm_pgoff) << PAGE_SHIFT)
-    if not vma.vm_start <= address < vma.vm_end:
-        bug_on(True, "access outside", vma=vma, pgoff=pgoff)
-    leaf = mm.page_table.leaves.get(address >> PMD_SHIFT)
-    index = address >> PAGE_SHIFT & PTRS_PER_PTE - 1
-    if leaf is None or not leaf.words[index] & PTE_PRESENT:
-        _check(vma, handle_mm_fault(vma, Vaddr(address)))
-        leaf = mm.page_table.leaves[address >> PMD_SHIFT]
-    leaf.accessed_bytes[index] = 1
-    heat = leaf.heat_bytes[index]
-    if heat < _HEAT_MAX:
-        leaf.heat_bytes[index] = heat + 1
-    pfn = leaf.words[index] >> PAGE_SHIFT
-    vmstat = mm.machine.vmstat
-    vmstat.xip_access += 1
-    if pfn < NVRAM_PFN_START:
-        vmstat.xip_access_ram += 1
-    return Pfn(pfn)
-
-
-def access_range(vma: Vma, pgoff: Pgoff, nr_pages: int) -> NDArray[np.int64]:
-    """Return the frames of [pgoff, pgoff + nr_pages), marked accessed; fault where need be.
-
-    Returns: int64, shape (nr_pages,), owned by the caller.
-    Raises: DeviceError where a program would be killed by its fault; what comes before that page
-            is mapped then. Bug: the range leaves the vma.
-    """
-    bug_on(
-        pgoff < vma.vm_pgoff or vma.address(Pgoff(pgoff + nr_pages)) > vma.vm_end,
-        "access outside",
-        vma=vma,
-        pgoff=pgoff,
-        nr_pages=nr_pages,
-    )
-    leaves = vma.vm_mm.page_table.leaves
-    vmstat = vma.vm_mm.machine.vmstat
-    pfns = np.empty(nr_pages, np.int64)
-    done = 0
-    while done < nr_pages:
-        address = vma.address(Pgoff(pgoff + done))
-        index = pte_index(address)
-        count = min(nr_pages - done, PTRS_PER_PTE - index)
-        window = slice(index, index + count)
-        leaf = leaves.get(address >> PMD_SHIFT)
-        if leaf is None or not (leaf.ptes[window] & PTE_PRESENT).all():
-            _check(vma, handle_mm_fault_range(vma, address, count))
-            leaf = leaves[address >> PMD_SHIFT]
-        _touch(leaf, window)
-        found = pfns[done : done + count]
-        found[:] = leaf.ptes[window] >> PAGE_SHIFT
-        vmstat.xip_access += count
-        vmstat.xip_access_ram += int(np.count_nonzero(found < NVRAM_PFN_START))
-        done += count
-    return pfns
-
-
-def handle_mm_fault(vma: Vma, address: Vaddr) -> FaultResult:
-    """Resolve a read fault at *address* of *vma*. Source: mm/memory.c, Linux 2.6.28."""
     bug_on(not vma.vm_start <= address < vma.vm_end, "fault outside of the vma", vma=vma)
-    vma.vm_mm.machine.vmstat.pgfault += 1
-    return xip_file_fault(vma, vma.pgoff(address), address)
+    mm = vma.vm_mm
+    mm.machine.vmstat.pgfault += 1
+    leaf = mm.page_table.leaves.get(address >> PMD_SHIFT)
+    index = pte_index(address)
+    pte = leaf.words[index] if leaf is not None else PTE_NONE
+    vmf = VmFault(vma, address, vma.pgoff(address), flags, pte)
+    if leaf is None or pte == PTE_NONE:
+        return _do_fault(vmf)
+    if flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE) and not pte & PTE_RW:
+        return _do_wp_page(vmf)
+    if flags & FAULT_FLAG_WRITE:
+        leaf.dirty_bytes[index] = 1
+    leaf.accessed_bytes[index] = 1
+    return _DONE
 
 
 def handle_mm_fault_range(vma: Vma, address: Vaddr, nr_pages: int) -> FaultResult:
@@ -105,13 +81,21 @@ def handle_mm_fault_range(vma: Vma, address: Vaddr, nr_pages: int) -> FaultResul
     """
     mapping = vma.vm_file
     pgoff = vma.pgoff(address)
-    if pgoff + nr_pages <= mapping.nr_pages and not allocates_on_fault(vma):
+    if (
+        mapping is not None
+        and vma.vm_ops is XIP_FILE_VM_OPS
+        and pgoff + nr_pages <= mapping.nr_pages
+        and not allocates_on_fault(vma)
+    ):
         try:
             pfns = mapping.a_ops.get_xip_pfns(mapping, pgoff, nr_pages)
         except XipfsError:
             pass  # the pages before the bad one can be mapped
         else:
-            vma.vm_mm.machine.vmstat.pgfault += insert_range(vma, address, pfns)
+            nr_inserted = insert_range(vma, address, pfns)
+            if nr_inserted < 0:
+                return FaultResult.OOM
+            vma.vm_mm.machine.vmstat.pgfault += nr_inserted
             return FaultResult.NOPAGE
     return _handle_mm_faults(vma, address, nr_pages)
 
@@ -127,12 +111,257 @@ def _handle_mm_faults(vma: Vma, address: Vaddr, nr_pages: int) -> FaultResult:
     return FaultResult.NOPAGE
 
 
-def _touch(leaf: Leaf, window: slice) -> None:
-    leaf.accessed[window] = 1
-    heat = leaf.heat[window]
-    heat += heat < _HEAT_MAX
+def _do_fault(vmf: VmFault) -> FaultResult:
+    """No pte: let the file map its page, or hand it over. Source: mm/memory.c do_fault."""
+    vma = vmf.vma
+    if not vmf.flags & FAULT_FLAG_WRITE:
+        return _do_read_fault(vmf)
+    if not vma.vm_flags & VM_SHARED:
+        return _do_cow_fault(vmf)
+    return _do_shared_fault(vmf)
 
 
-def _check(vma: Vma, result: FaultResult) -> None:
-    if result & VM_FAULT_ERROR:
-        raise DeviceError(f"file {vma.vm_file.id}: a page cannot be mapped: VM_FAULT_{result.name}")
+def _do_read_fault(vmf: VmFault) -> FaultResult:
+    result = vmf.vma.vm_ops.fault(vmf)
+    if result & _FAILED_OR_NOPAGE:
+        return result
+    return _finish_fault(vmf, _fault_page(vmf))
+
+
+def _do_cow_fault(vmf: VmFault) -> FaultResult:
+    """A private write: what ->fault hands over is copied at once."""
+    vma = vmf.vma
+    machine = vma.vm_mm.machine
+    vma.anon_vma = True
+    vmf.cow_page = machine.mem_map.alloc_page()
+    if vmf.cow_page is None:
+        return FaultResult.OOM
+    result = vma.vm_ops.fault(vmf)
+    if result & _FAILED_OR_NOPAGE:
+        machine.mem_map.put_page(vmf.cow_page)
+        return result
+    page = _fault_page(vmf)
+    machine.physmem.frame(vmf.cow_page)[:] = machine.physmem.frame(page)
+    machine.mem_map.put_page(page)
+    return _finish_fault(vmf, vmf.cow_page)
+
+
+def _do_shared_fault(vmf: VmFault) -> FaultResult:
+    vma = vmf.vma
+    mem_map = vma.vm_mm.machine.mem_map
+    result = vma.vm_ops.fault(vmf)
+    if result & _FAILED_OR_NOPAGE:
+        return result
+    page = _fault_page(vmf)
+    if vma.vm_ops.page_mkwrite is not None:
+        result = _do_page_mkwrite(vmf)
+        if result & _FAILED_OR_NOPAGE:
+            mem_map.put_page(page)
+            return result
+    result = _finish_fault(vmf, page)
+    if not result & _FAILED_OR_NOPAGE:
+        mem_map.set_page_dirty(page)  # fault_dirty_shared_page
+    return result
+
+
+def _fault_page(vmf: VmFault) -> Pfn:
+    bug_on(vmf.page is None, "->fault neither mapped a page nor returned one", vma=vmf.vma)
+    assert vmf.page is not None
+    return vmf.page
+
+
+def _finish_fault(vmf: VmFault, page: Pfn) -> FaultResult:
+    """Map *page*, whose reference goes to the pte, unless another fault was first.
+
+    Source: mm/memory.c finish_fault and do_set_pte, 6.1.
+    """
+    vma = vmf.vma
+    mm = vma.vm_mm
+    mem_map = mm.machine.mem_map
+    atomic_step("finish_fault: map")
+    leaf = mm.page_table.pte_alloc(vmf.address)
+    index = pte_index(vmf.address)
+    if leaf is None or leaf.words[index] != PTE_NONE:
+        mem_map.put_page(page)
+        return FaultResult.OOM if leaf is None else FaultResult.NOPAGE
+    write = bool(vmf.flags & FAULT_FLAG_WRITE)
+    prot = maybe_mkwrite(vma.vm_page_prot, vma) if write else vma.vm_page_prot
+    if page == vmf.cow_page:
+        mem_map.page_add_new_anon_rmap(page)
+        mm.rss_anon += 1
+    else:
+        mem_map.page_add_file_rmap(page)
+        mm.rss_file += 1
+    leaf.set_pte(index, mk_pte(page, prot), dirty=write)
+    leaf.accessed_bytes[index] = 1
+    return _DONE
+
+
+def _do_wp_page(vmf: VmFault) -> FaultResult:
+    """A write, or an unsharing, that finds a read-only pte. Source: mm/memory.c do_wp_page."""
+    vma = vmf.vma
+    machine = vma.vm_mm.machine
+    page = vm_normal_page(vma, vmf.address, vmf.orig_pte)
+    if _is_shared_write(vma):
+        return _wp_pfn_shared(vmf) if page is None else _wp_page_shared(vmf, page)
+    if page is not None and machine.mem_map.page_anon(page) and _can_reuse_anon(vma, page):
+        machine.mem_map.set_page_flags(page, PAGE_ANON_EXCLUSIVE)
+        return _DONE if vmf.flags & FAULT_FLAG_UNSHARE else _wp_page_reuse(vmf)
+    return _wp_page_copy(vmf, page)
+
+
+def _is_shared_write(vma: Vma) -> bool:
+    if vma.vm_mm.machine.arch.is_2008:
+        return vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE | VM_SHARED
+    return bool(vma.vm_flags & (VM_SHARED | VM_MAYSHARE))
+
+
+def _can_reuse_anon(vma: Vma, page: Pfn) -> bool:
+    """Is nobody else interested in this anonymous page?
+
+    2.6.28 counts ptes (reuse_swap_page); since 5.19 the page is marked as exclusive, or nobody else
+    holds a reference.
+    """
+    machine = vma.vm_mm.machine
+    if machine.arch.is_2008:
+        return machine.mem_map.page_mapcount(page) == 1
+    if machine.mem_map.page_flags(page) & PAGE_ANON_EXCLUSIVE:
+        return True
+    return machine.mem_map.page_count(page) == 1
+
+
+def _wp_pfn_shared(vmf: VmFault) -> FaultResult:
+    """A shared page without struct page: ask pfn_mkwrite (since 4.1), then write in place."""
+    vma = vmf.vma
+    hook = vma.vm_ops.pfn_mkwrite
+    if hook is None or vma.vm_mm.machine.arch.is_2008:
+        return _wp_page_reuse(vmf)
+    vmf.flags |= FAULT_FLAG_MKWRITE
+    result = hook(vmf)
+    if result & _FAILED_OR_NOPAGE:
+        return result
+    return _finish_mkwrite_fault(vmf)
+
+
+def _wp_page_shared(vmf: VmFault, page: Pfn) -> FaultResult:
+    vma = vmf.vma
+    mem_map = vma.vm_mm.machine.mem_map
+    mem_map.get_page(page)
+    vmf.page = page
+    result = _DONE
+    if vma.vm_ops.page_mkwrite is None:
+        _wp_page_reuse(vmf)
+    else:
+        result = _do_page_mkwrite(vmf)
+        if not result & _FAILED_OR_NOPAGE:
+            result = _finish_mkwrite_fault(vmf)
+    if not result & _FAILED_OR_NOPAGE:
+        mem_map.set_page_dirty(page)
+    mem_map.put_page(page)
+    return result
+
+
+def _do_page_mkwrite(vmf: VmFault) -> FaultResult:
+    hook = vmf.vma.vm_ops.page_mkwrite
+    assert hook is not None, "page_mkwrite is absent"
+    flags = vmf.flags
+    vmf.flags = FAULT_FLAG_WRITE | FAULT_FLAG_MKWRITE
+    result = hook(vmf)
+    vmf.flags = flags
+    return result
+
+
+def _finish_mkwrite_fault(vmf: VmFault) -> FaultResult:
+    """Make the pte writable if it still is what it was before the hook ran."""
+    atomic_step("finish_mkwrite_fault")
+    if not _pte_same(vmf):
+        return FaultResult.NOPAGE
+    return _wp_page_reuse(vmf)
+
+
+def _wp_page_reuse(vmf: VmFault) -> FaultResult:
+    leaf, index = _leaf(vmf)
+    leaf.words[index] = maybe_mkwrite(leaf.words[index], vmf.vma)
+    leaf.dirty_bytes[index] = leaf.accessed_bytes[index] = 1
+    return FaultResult.WRITE if vmf.vma.vm_mm.machine.arch.is_2008 else _DONE
+
+
+def _wp_page_copy(vmf: VmFault, old: Pfn | None) -> FaultResult:
+    """Give a private mapping a copy of its own; *old*, if normal, loses a pte.
+
+    Source: mm/memory.c wp_page_copy, 6.1; the second half of do_wp_page, 2.6.28.
+    """
+    vma = vmf.vma
+    mm = vma.vm_mm
+    machine = mm.machine
+    mem_map = machine.mem_map
+    vma.anon_vma = True
+    if old is not None:
+        mem_map.get_page(old)
+    new = mem_map.alloc_page()
+    if new is None:
+        if old is not None:
+            mem_map.put_page(old)
+        return FaultResult.OOM
+    atomic_step("wp_page_copy: copy")
+    copied = _cow_user_page(vmf, new, old)
+    atomic_step("wp_page_copy: install")
+    if not copied or not _pte_same(vmf):
+        # Another fault, or a migration, was here meanwhile: theirs counts, try again.
+        mem_map.put_page(new)
+        if old is not None:
+            mem_map.put_page(old)
+        return _DONE
+    leaf, index = _leaf(vmf)
+    dirty = bool(leaf.dirty_bytes[index]) if vmf.flags & FAULT_FLAG_UNSHARE else True
+    prot = vma.vm_page_prot
+    if not vmf.flags & FAULT_FLAG_UNSHARE:
+        prot = maybe_mkwrite(prot, vma)
+    leaf.clear_pte(index)
+    mem_map.page_add_new_anon_rmap(new)
+    leaf.set_pte(index, mk_pte(new, prot), dirty=dirty)
+    leaf.accessed_bytes[index] = 1
+    if old is None:
+        mm.rss_anon += 1
+    else:
+        if not mem_map.page_anon(old):
+            mm.rss_file -= 1
+            mm.rss_anon += 1
+        mem_map.page_remove_rmap(old)
+        mem_map.put_page(old)
+        atomic_step("wp_page_copy: put_page")
+        mem_map.put_page(old)
+    return FaultResult.WRITE if machine.arch.is_2008 else _DONE
+
+
+def _cow_user_page(vmf: VmFault, new: Pfn, old: Pfn | None) -> bool:
+    """Fill frame *new*: from *old*, or through the user's view where there is no struct page.
+
+    Returns: False where the page is not what it was any more, so that the fault is to be retried.
+    A page that cannot be read is zeros: at once in 2.6.28, after a second look since then.
+    Source: mm/memory.c cow_user_page, 2.6.28; __wp_page_copy_user, 6.1.
+    """
+    machine = vmf.vma.vm_mm.machine
+    target = machine.physmem.frame(new)
+    if old is not None:
+        target[:] = machine.physmem.frame(old)
+        return True
+    pte = vmf.vma.vm_mm.page_table.find_pte(vmf.address)
+    try:
+        if pte & PTE_PRESENT:
+            target[:] = machine.physmem.load(pte_pfn(pte) << PAGE_SHIFT, PAGE_SIZE)
+            return True
+        if not machine.arch.is_2008:
+            return False
+    except DeviceError as exc:
+        _log.warning("a private copy is zeros, its page cannot be read: %s", exc)
+    target[:] = bytes(PAGE_SIZE)
+    return True
+
+
+def _pte_same(vmf: VmFault) -> bool:
+    return vmf.vma.vm_mm.page_table.find_pte(vmf.address) == vmf.orig_pte
+
+
+def _leaf(vmf: VmFault) -> tuple[Leaf, int]:
+    return vmf.vma.vm_mm.page_table.leaves[vmf.address >> PMD_SHIFT], pte_index(vmf.address)

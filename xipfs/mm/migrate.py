@@ -3,7 +3,8 @@
 Both directions unmap by offset, then copy, then switch, and let the next access fault:
 
     promote   allocate a frame -> zap the ptes -> copy NVRAM into it -> i_pages[pgoff] = frame
-    demote    zap the ptes -> nobody else holds the frame? -> del i_pages[pgoff] -> free it
+    demote    zap the ptes -> nobody else holds the frame? -> write it back if dirty ->
+              del i_pages[pgoff] -> free it
 
 NVRAM keeps its copy while a clean one is in RAM (a shadow), so demoting moves no byte. A frame
 leaves only when the reference of i_pages is the last one, which is looked at after the unmapping:
@@ -13,12 +14,15 @@ Invariants:
     I1  A page is in one frame or none; that frame's struct page names it (mapping, index).
     I2  With the ptes gone, a frame of i_pages has refcount 1 unless somebody pins it.
 
-Source: mm/migrate.c and fs/dax.c dax_layout_busy_page_range ("unmap before checking").
-Differs from Linux: no migration entries; a fault between the steps cannot happen, since all of
-them are under the mount's lock.
+A frame that was written to goes back with its bytes: NVRAM gets them first.
+
+Source: mm/migrate.c (migrate_page moves a page only if its references are those expected) and
+fs/dax.c dax_layout_busy_page_range ("unmap before checking"). Differs from Linux: no migration
+entries; a fault between the steps waits for the mapping's invalidate_seq.
 """
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -28,11 +32,15 @@ from numpy.typing import NDArray
 
 from xipfs.errors import XipfsError, bug_on
 from xipfs.mm.address_space import AddressSpace
+from xipfs.mm.lock import atomic_step
 from xipfs.mm.machine import Machine
+from xipfs.mm.mem_map import PG_DIRTY
 from xipfs.mm.rmap import unmap_mapping_range
 from xipfs.units import PFN_NONE, Pfn, Pgoff
 
 __all__ = ["DemoteReason", "MigrateStatistics", "demote_pages", "promote_pages"]
+
+_log = logging.getLogger(__name__)
 
 _NR_COPY_PAGES_MAX = 64
 """Pages copied by one system call; bounds how long one step takes."""
@@ -74,19 +82,21 @@ def promote_pages(
     a one, are counted as failed.
     """
     bug_on(bool((np.diff(pgoffs) <= 0).any()), "pages to promote: not sorted", pgoffs=pgoffs)
-    absent = [pgoff for pgoff in pgoffs.tolist() if pgoff not in mapping.i_pages]
-    nr_resident = len(pgoffs) - len(absent)
     moved: list[int] = []
     frames: list[Pfn] = []
-    for file_run in _file_runs(absent):
-        for start, nr_pages, pfn in _nvram_runs(mapping, file_run):
-            run_frames = _copy_run(machine, mapping, start, nr_pages, pfn)
-            moved += range(start, start + len(run_frames))
-            frames += run_frames
-    machine.mem_map.mapping[frames] = mapping.id
-    machine.mem_map.index[frames] = moved
-    # The references of alloc_page become those of i_pages.
-    mapping.i_pages.update(zip(moved, frames, strict=True))
+    with mapping.i_rwsem.write(), mapping.invalidate():
+        absent = [pgoff for pgoff in pgoffs.tolist() if pgoff not in mapping.i_pages]
+        for file_run in _file_runs(absent):
+            for start, nr_pages, pfn in _nvram_runs(mapping, file_run):
+                run_frames = _copy_run(machine, mapping, start, nr_pages, pfn)
+                moved += range(start, start + len(run_frames))
+                frames += run_frames
+        atomic_step("promote: switch")
+        machine.mem_map.mapping[frames] = mapping.id
+        machine.mem_map.index[frames] = moved
+        # The references of alloc_page become those of i_pages.
+        mapping.i_pages.update(zip(moved, frames, strict=True))
+    nr_resident = len(pgoffs) - len(absent)
     nr_migrated = len(moved)
     nr_failed = len(absent) - nr_migrated
     vmstat = machine.vmstat
@@ -104,23 +114,44 @@ def demote_pages(
     pgoffs: none twice.
     """
     pages = list(pgoffs)
-    resident = {pgoff: pfn for pgoff in pages if (pfn := mapping.i_pages.get(pgoff)) is not None}
-    for start, nr_pages in _file_runs(list(resident)):
-        unmap_mapping_range(mapping, start, nr_pages)
-    nr_migrated = 0
-    for pgoff, pfn in resident.items():
-        bug_on(machine.mem_map.page_mapcount(pfn) != 0, "still mapped after unmap", pfn=pfn)
-        if machine.mem_map.page_count(pfn) == 1:
-            del mapping.i_pages[pgoff]
-            machine.mem_map.put_page(pfn)
-            nr_migrated += 1
+    nr_migrated = nr_clean = 0
+    with mapping.i_rwsem.write(), mapping.invalidate():
+        i_pages = mapping.i_pages
+        resident = {pgoff: pfn for pgoff in pages if (pfn := i_pages.get(pgoff)) is not None}
+        for start, nr_pages in _file_runs(list(resident)):
+            unmap_mapping_range(mapping, start, nr_pages, even_cows=False)
+        atomic_step("demote: busy?")
+        for pgoff, pfn in resident.items():
+            # A look after the unmapping: who reached the frame by a pte holds a reference.
+            if machine.mem_map.page_count(pfn) == 1:
+                dirty = bool(machine.mem_map.page_flags(pfn) & PG_DIRTY)
+                if _release_frame(machine, mapping, Pgoff(pgoff), pfn, write_back=dirty):
+                    nr_migrated += 1
+                    nr_clean += not dirty
     nr_failed = len(resident) - nr_migrated
     vmstat = machine.vmstat
     setattr(vmstat, reason.value, getattr(vmstat, reason.value) + nr_migrated)
-    vmstat.xip_shadow_hit += nr_migrated
+    vmstat.xip_shadow_hit += nr_clean
     vmstat.pgmigrate_success += nr_migrated
     vmstat.pgmigrate_fail += nr_failed
     return MigrateStatistics(nr_migrated, len(pages) - len(resident), nr_failed)
+
+
+def _release_frame(
+    machine: Machine, mapping: AddressSpace, pgoff: Pgoff, pfn: Pfn, *, write_back: bool
+) -> bool:
+    """Let NVRAM have page *pgoff* again. Returns: False if its bytes cannot be written there."""
+    del mapping.i_pages[pgoff]
+    if write_back:
+        try:
+            _, home = mapping.a_ops.get_xip_mem(mapping, pgoff, create=False)
+            machine.physmem.copy_from_frame(pfn, home)
+        except XipfsError as exc:
+            _log.error("page %d of file %d stays in RAM: %s", pgoff, mapping.id, exc)
+            mapping.i_pages[pgoff] = pfn
+            return False
+    machine.mem_map.put_page(pfn)
+    return True
 
 
 def _copy_run(
@@ -136,7 +167,8 @@ def _copy_run(
         frames.append(frame)
     if not frames:
         return []
-    unmap_mapping_range(mapping, pgoff, len(frames))
+    unmap_mapping_range(mapping, pgoff, len(frames), even_cows=False)
+    atomic_step("promote: copy")
     try:
         machine.physmem.copy_to_frames(pfn, frames)
     except XipfsError:

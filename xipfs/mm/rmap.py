@@ -7,38 +7,86 @@ without struct pages, and it reaches both kinds alike.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xipfs.mm.address_space import AddressSpace
-from xipfs.mm.mixedmap import vm_normal_page
-from xipfs.mm.pgtable import PMD_SHIFT, PTE_NONE, PTRS_PER_PTE, Leaf, pte_index
+from xipfs.mm.lock import atomic_step
+from xipfs.mm.mem_map import PAGE_ANON, PG_DIRTY
+from xipfs.mm.mixedmap import vm_normal_page, vm_normal_pages
+from xipfs.mm.pgtable import PMD_SHIFT, PTE_NONE, PTRS_PER_PTE, Leaf, pte_index, pte_pfn
 from xipfs.mm.vma import Vma
-from xipfs.units import Pgoff, Vaddr
+from xipfs.units import PAGE_SHIFT, Pfn, Pgoff, Vaddr
 
-__all__ = ["munmap", "unmap_mapping_range", "zap_page_range"]
+__all__ = [
+    "free_pgtables",
+    "unmap_frame",
+    "unmap_mapping_range",
+    "zap_page_range",
+]
 
 
-def unmap_mapping_range(mapping: AddressSpace, pgoff: Pgoff, nr_pages: int) -> int:
-    """Take away every pte of [pgoff, pgoff + nr_pages), in all vmas that map the file.
+def unmap_mapping_range(
+    mapping: AddressSpace, pgoff: Pgoff, nr_pages: int, *, even_cows: bool
+) -> int:
+    """Take away the ptes of [pgoff, pgoff + nr_pages), in all vmas that map the file.
 
-    Returns: how many ptes were there.
-    Source: mm/memory.c unmap_mapping_range, Linux 2.6.28. Differs from Linux: counts in pages;
-            there are no private copies yet, so nothing like even_cows.
+    Special ptes always go. Without even_cows private copies stay, and in 2.6.28 all pages whose
+    struct page names another file, or none, as the sparse page.
+
+    Returns: how many ptes went.
+    Source: mm/memory.c unmap_mapping_range, Linux 2.6.28 and 6.1. Differs from Linux: counts pages.
     """
     nr_zapped = 0
-    for vma in mapping.i_mmap:
+    for vma in list(mapping.i_mmap):
         start = max(vma.address(pgoff), vma.vm_start)
         end = min(vma.address(Pgoff(pgoff + nr_pages)), vma.vm_end)
         if start < end:
-            nr_zapped += zap_page_range(vma, Vaddr(start), Vaddr(end))
+            nr_zapped += zap_page_range(vma, Vaddr(start), Vaddr(end), even_cows=even_cows)
     return nr_zapped
 
 
-def munmap(vma: Vma) -> None:
-    """Take *vma* away: its ptes, what was known of their use, and leaves that tell nothing more.
+def unmap_frame(mapping: AddressSpace, pgoff: Pgoff, pfn: Pfn) -> int:
+    """Take away the ptes of file page *pgoff* that map the frame *pfn*, a normal page.
 
-    Source: mm/mmap.c do_munmap, Linux 2.6.28. Differs from Linux: whole vmas only.
+    Returns: how many ptes went. Source: the walk of mm/filemap_xip.c __xip_unmap, Linux 2.6.28.
     """
-    zap_page_range(vma, vma.vm_start, vma.vm_end)
+    nr_zapped = 0
+    for vma in list(mapping.i_mmap):
+        address = vma.address(pgoff)
+        if vma.vm_start <= address < vma.vm_end:
+            pte = vma.vm_mm.page_table.find_pte(address)
+            if pte != PTE_NONE and pte_pfn(pte) == pfn:
+                end = Vaddr(address + (1 << PAGE_SHIFT))
+                nr_zapped += zap_page_range(vma, address, end)
+    return nr_zapped
+
+
+def zap_page_range(vma: Vma, start: Vaddr, end: Vaddr, *, even_cows: bool = True) -> int:
+    """Clear the ptes of [start, end), page-aligned, within *vma*.
+
+    A normal page loses its rmap entry, its reference and its place in rss, and learns that it is
+    dirty; a special one nothing.
+
+    even_cows: False spares what `unmap_mapping_range` spares.
+    Returns: how many ptes went. Source: mm/memory.c zap_pte_range, Linux 2.6.28 and 6.1.
+    """
+    mm = vma.vm_mm
+    nr_zapped = 0
+    for number, window in _windows(vma, start, end):
+        leaf = mm.page_table.leaves[number]
+        if window.stop - window.start == 1:  # one page moves: no array needed
+            nr_zapped += _zap_pte(vma, leaf, number, window.start, even_cows)
+        else:
+            nr_zapped += _zap_ptes(vma, leaf, number, window, even_cows)
+    mm.machine.vmstat.xip_zap += nr_zapped
+    return nr_zapped
+
+
+def free_pgtables(vma: Vma) -> None:
+    """Forget what was known of the use of *vma*, whose ptes are gone, and leaves left without use.
+
+    Source: mm/memory.c free_pgtables.
+    """
     leaves = vma.vm_mm.page_table.leaves
     for number, window in _windows(vma, vma.vm_start, vma.vm_end):
         leaf = leaves[number]
@@ -47,21 +95,6 @@ def munmap(vma: Vma) -> None:
         # A neighbour's page that just moved has no pte, but its heat.
         if leaf.nr_present == 0 and not leaf.accessed.any() and not leaf.heat.any():
             del leaves[number]
-    vma.vm_mm.remove_vma(vma)
-
-
-def zap_page_range(vma: Vma, start: Vaddr, end: Vaddr) -> int:
-    """Clear the ptes of [start, end), page-aligned, within *vma*.
-
-    A normal page loses its rmap entry, its reference and its place in rss; a special one nothing.
-    Returns: how many ptes were there. Source: mm/memory.c zap_pte_range, Linux 2.6.28.
-    """
-    mm = vma.vm_mm
-    nr_zapped = 0
-    for number, window in _windows(vma, start, end):
-        nr_zapped += _zap_leaf(vma, mm.page_table.leaves[number], window)
-    mm.machine.vmstat.xip_zap += nr_zapped
-    return nr_zapped
 
 
 def _windows(vma: Vma, start: Vaddr, end: Vaddr) -> list[tuple[int, slice]]:
@@ -84,20 +117,76 @@ def _windows(vma: Vma, start: Vaddr, end: Vaddr) -> list[tuple[int, slice]]:
     ]
 
 
-def _zap_leaf(vma: Vma, leaf: Leaf, window: slice) -> int:
+def _zap_pte(vma: Vma, leaf: Leaf, number: int, index: int, even_cows: bool) -> int:
+    pte = leaf.words[index]
+    if pte == PTE_NONE:
+        return 0
     mm = vma.vm_mm
     mem_map = mm.machine.mem_map
-    if window.stop - window.start == 1:  # one page moves: no array needed
-        present = [window.start] if leaf.words[window.start] != PTE_NONE else []
+    address = Vaddr((number << PMD_SHIFT) + (index << PAGE_SHIFT))
+    page = vm_normal_page(vma, address, pte)
+    if page is not None and not even_cows and not _should_zap_page(vma, page):
+        return 0
+    _, dirty = leaf.clear_pte(index)
+    if page is None:
+        return 1
+    if mem_map.page_anon(page):
+        mm.rss_anon -= 1
     else:
-        present = (np.flatnonzero(leaf.ptes[window]) + window.start).tolist()
-    for index in present:
-        pte = leaf.words[index]
-        # The pte goes before the reference: nobody may reach a frame that could be freed.
-        leaf.words[index] = PTE_NONE
-        pfn = vm_normal_page(vma, pte)
-        if pfn is not None:
-            mm.rss_file -= 1
-            mem_map.page_remove_rmap(pfn)
+        mm.rss_file -= 1
+        if dirty:
+            mem_map.set_page_dirty(page)
+    mem_map.page_remove_rmap(page)
+    # The pte went before the reference: nobody may reach a frame that could be freed.
+    atomic_step("zap: put_page")
+    mem_map.put_page(page)
+    return 1
+
+
+def _should_zap_page(vma: Vma, page: Pfn) -> bool:
+    """May a normal page go without even_cows? Source: mm/memory.c should_zap_page, 6.1."""
+    machine = vma.vm_mm.machine
+    if machine.arch.is_2008:
+        return vma.vm_file is not None and int(machine.mem_map.mapping[page]) == vma.vm_file.id
+    return not machine.mem_map.page_anon(page)
+
+
+def _should_zap_pages(vma: Vma, pages: NDArray[np.int64]) -> NDArray[np.bool_]:
+    machine = vma.vm_mm.machine
+    zap = machine.mem_map.flags[pages] & PAGE_ANON == 0
+    if machine.arch.is_2008:
+        zap &= vma.vm_file is not None and machine.mem_map.mapping[pages] == vma.vm_file.id
+    return np.asarray(zap)
+
+
+def _zap_ptes(vma: Vma, leaf: Leaf, number: int, window: slice, even_cows: bool) -> int:
+    """Zap many ptes of one leaf: `_zap_pte` on each, in a few numpy expressions."""
+    mm = vma.vm_mm
+    machine = mm.machine
+    mem_map = machine.mem_map
+    present = np.flatnonzero(leaf.ptes[window]) + window.start
+    if not len(present):
+        return 0
+    ptes = leaf.ptes[present]
+    pgoffs = present + vma.pgoff(Vaddr(number << PMD_SHIFT))
+    normal = vm_normal_pages(vma, pgoffs, ptes)
+    if normal.any():
+        pages = (ptes[normal] >> PAGE_SHIFT).astype(np.int64)
+        if not even_cows:
+            zap = _should_zap_pages(vma, pages)
+            keep = ~normal
+            keep[normal] = zap
+            present, ptes, normal, pages = present[keep], ptes[keep], normal[keep], pages[zap]
+        anon = mem_map.flags[pages] & PAGE_ANON != 0
+        nr_anon = int(np.count_nonzero(anon))
+        mm.rss_anon -= nr_anon
+        mm.rss_file -= len(pages) - nr_anon
+        dirty = (leaf.dirty[present[normal]] != 0) & ~anon
+        mem_map.flags[pages[dirty]] |= PG_DIRTY
+        leaf.ptes[present] = PTE_NONE
+        mem_map.remove_rmaps(pages)
+    else:
+        leaf.ptes[present] = PTE_NONE
+    leaf.dirty[present] = 0
     leaf.nr_present -= len(present)
     return len(present)

@@ -7,6 +7,8 @@ the process:
     view              the mapped bytes themselves, for a system call to read (writev(2) answers
                       EFAULT where a touch of ours would be SIGBUS); never touched in Python
 
+and one to write, for the same reason by pwrite(2): `store_bytes`.
+
 One writer or many readers hold the image at a time, by flock(2).
 """
 
@@ -44,6 +46,14 @@ class NvramDevice:
         self._fd = fd
         self._mmap = mmap.mmap(fd, size_bytes, access=mmap.ACCESS_READ)
         self._bytes = np.frombuffer(self._mmap, np.uint8).data
+
+    @classmethod
+    def scratch(cls, size_bytes: int) -> "NvramDevice":
+        """Return a region of zeros that may be written and ends with the process."""
+        name = "xipfs-scratch"
+        fd = os.memfd_create(name, os.MFD_CLOEXEC)
+        os.ftruncate(fd, size_bytes)
+        return cls(Path(name), fd, size_bytes)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "NvramDevice":
@@ -102,6 +112,24 @@ class NvramDevice:
             raise DeviceError(f"{self.path}: {exc.strerror} at byte {offset:#x}") from exc
         if found != wanted:
             self._raise_cut_short(offset + found)
+
+    def store_bytes(self, offset: int, data: bytes | memoryview) -> None:
+        """Write *data* to the bytes from *offset* on, all of which exist.
+
+        Raises: DeviceError. An image that was opened for reading refuses.
+        """
+        bug_on(
+            offset < 0 or offset + len(data) > self.size_bytes,
+            "store outside of the image",
+            offset=offset,
+            size_bytes=len(data),
+        )
+        try:
+            written = os.pwrite(self._fd, data, offset)
+        except OSError as exc:
+            raise DeviceError(f"{self.path}: {exc.strerror} at byte {offset:#x}") from exc
+        if written != len(data):
+            raise DeviceError(f"{self.path}: no room for byte {offset + written:#x}")
 
     def view(self, offset: int, size_bytes: int) -> memoryview:
         """Return the mapped bytes [offset, offset + size_bytes), read-only, valid until `close`."""

@@ -4,7 +4,8 @@
     pfn  |  RAM frames    |      (nothing)         |  the image, page by page  |
 
 Contents leave in two ways: `view` for one run of bytes, without a copy; `gather` for several, into
-one buffer, safe against an image cut short.
+one buffer, safe against an image cut short. `load` and `store` move bytes of one frame, as the CPU
+would.
 """
 
 import mmap
@@ -93,6 +94,23 @@ class PhysMem:
             self.nvram.load_into(
                 offset + (start << PAGE_SHIFT), [self.frame(frame) for frame in part]
             )
+
+    def copy_from_frame(self, frame: Pfn, pfn: Pfn) -> None:
+        """Copy RAM *frame* into the NVRAM frame *pfn*. Raises: DeviceError."""
+        self.nvram.store_bytes((pfn - NVRAM_PFN_START) << PAGE_SHIFT, self.frame(frame))
+
+    def load(self, paddr: int, size_bytes: int) -> bytes:
+        """Return a copy of bytes of one kind of memory. Raises: DeviceError. Bug: no memory."""
+        if paddr >= _NVRAM_PADDR_START:
+            return self.nvram.load(paddr - _NVRAM_PADDR_START, size_bytes)
+        return bytes(self.view(paddr, size_bytes))
+
+    def store(self, paddr: int, data: bytes | memoryview) -> None:
+        """Write *data* to memory of one kind. Raises: DeviceError. Bug: no memory."""
+        if paddr >= _NVRAM_PADDR_START:
+            self.nvram.store_bytes(paddr - _NVRAM_PADDR_START, data)
+        else:
+            self.view(paddr, len(data))[:] = data
 
     @staticmethod
     def runs(pfns: NDArray[np.int64], offset: int, size_bytes: int) -> list[Run]:

@@ -23,7 +23,7 @@ def test_every_row_is_found_by_its_name(arch: Arch):
 
 
 def test_default_is_the_rule_of_2008():
-    assert ARCH_DEFAULT == ("generic", "2.6.28", False)
+    assert ARCH_DEFAULT[:3] == ("generic", "2.6.28", False)
     assert get_arch("generic") == ARCH_DEFAULT
 
 

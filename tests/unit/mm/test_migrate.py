@@ -7,8 +7,8 @@ import pytest
 
 from tests.kit.mm import ARCH_KINDS, World, block_bytes, run_python, snapshot
 from xipfs.errors import BugError, DeviceError, FormatError
+from xipfs.mm.access import access_page, access_range
 from xipfs.mm.address_space import AddressSpace
-from xipfs.mm.fault import access_page, access_range
 from xipfs.mm.migrate import DemoteReason, MigrateStatistics, demote_pages, promote_pages
 from xipfs.units import NVRAM_PFN_START, Pfn, Pgoff
 
@@ -221,7 +221,7 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from tests.kit.mm import World, block_bytes
-from xipfs.mm.fault import access_page, access_range
+from xipfs.mm.access import access_page, access_range
 from xipfs.mm.migrate import promote_pages
 from xipfs.units import Pgoff
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from xipfs.mm.pgtable import (
     PMD_SHIFT,
     PTE_NONE,
+    PTE_PRESENT,
     PTE_SPECIAL,
     PTRS_PER_PTE,
     Leaf,
@@ -23,7 +24,7 @@ from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, Pfn, Vaddr
 
 @given(pfn=st.integers(0, (1 << 40) - 1) | st.just(NVRAM_PFN_START), special=st.booleans())
 def test_word_gives_back_what_went_into_it_and_fits_a_leaf(pfn: int, special: bool):
-    pte = mk_pte(Pfn(pfn), PTE_SPECIAL if special else 0)
+    pte = mk_pte(Pfn(pfn), PTE_PRESENT | (PTE_SPECIAL if special else 0))
     assert (pte_pfn(pte), pte_present(pte), pte_special(pte)) == (pfn, True, special)
     leaf = Leaf()
     leaf.words[0] = pte
@@ -57,7 +58,7 @@ def test_leaf_is_made_when_touched_and_once():
     assert table.pte_alloc(Vaddr(address + (511 << PAGE_SHIFT))) is leaf
     assert table.pte_alloc(Vaddr(address + (512 << PAGE_SHIFT))) is not leaf
     assert sorted(table.leaves) == [3, 4]
-    leaf.words[511] = mk_pte(Pfn(9), 0)
+    leaf.words[511] = mk_pte(Pfn(9), PTE_PRESENT)
     assert pte_pfn(table.find_pte(Vaddr(address + (511 << PAGE_SHIFT)))) == 9
 
 

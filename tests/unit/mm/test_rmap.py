@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from tests.kit.mm import World, block_bytes
-from xipfs.mm.fault import access_page, access_range
+from xipfs.mm.access import access_page, access_range
 from xipfs.mm.migrate import promote_pages
-from xipfs.mm.rmap import munmap, unmap_mapping_range, zap_page_range
+from xipfs.mm.mmap import munmap
+from xipfs.mm.rmap import unmap_mapping_range, zap_page_range
 from xipfs.mm.vma import Vma
 from xipfs.units import PAGE_SIZE, Pgoff, Vaddr
 
@@ -30,7 +31,7 @@ def test_every_vma_of_every_mm_is_reached_at_its_own_address(world: World):
     bystander = world.mmap(other)
     for vma in [*vmas, bystander]:
         access_range(vma, vma.vm_pgoff, (vma.vm_end - vma.vm_start) // PAGE_SIZE)
-    assert unmap_mapping_range(mapping, Pgoff(6), 4) == 4 + 4 + 1 + 1 + 0
+    assert unmap_mapping_range(mapping, Pgoff(6), 4, even_cows=True) == 4 + 4 + 1 + 1 + 0
     assert world.machine.vmstat.xip_zap == 10
     assert [mapped(world, vma) for vma in vmas] == [
         [*range(6), *range(10, 20)],
@@ -40,7 +41,7 @@ def test_every_vma_of_every_mm_is_reached_at_its_own_address(world: World):
         [12, 13, 14, 15],
     ]
     assert mapped(world, bystander) == list(range(16))
-    assert unmap_mapping_range(mapping, Pgoff(6), 4) == 0
+    assert unmap_mapping_range(mapping, Pgoff(6), 4, even_cows=True) == 0
     world.check()
 
 
@@ -51,7 +52,9 @@ def test_range_over_many_leaves_touched_here_and_there(world: World, touched: li
     for pgoff in touched:
         access_page(vma, Pgoff(pgoff))
     expected = [pgoff for pgoff in touched if not 512 <= pgoff < 3001]
-    assert unmap_mapping_range(mapping, Pgoff(512), 3001 - 512) == len(touched) - len(expected)
+    assert unmap_mapping_range(mapping, Pgoff(512), 3001 - 512, even_cows=True) == len(
+        touched
+    ) - len(expected)
     assert mapped(world, vma) == expected
     world.check()
 
@@ -71,7 +74,7 @@ def test_huge_map_is_unmapped_in_the_time_of_its_leaves(world: World):
     vma = world.mmap(mapping)
     access_page(vma, Pgoff(0))
     access_page(vma, Pgoff((1 << 42) - 1))
-    assert unmap_mapping_range(mapping, Pgoff(0), 1 << 42) == 2
+    assert unmap_mapping_range(mapping, Pgoff(0), 1 << 42, even_cows=True) == 2
     munmap(vma)
     assert not world.mm.page_table.leaves
 
@@ -133,7 +136,7 @@ def test_new_tenant_of_a_range_starts_cold(world: World):
 def test_nothing_is_mapped_before_the_first_access(world: World):
     mapping = world.fs.make_file({0: 1}, nr_pages=600)
     vma = world.mmap(mapping)
-    assert unmap_mapping_range(mapping, Pgoff(0), 600) == 0
+    assert unmap_mapping_range(mapping, Pgoff(0), 600, even_cows=True) == 0
     assert zap_page_range(vma, vma.vm_start, Vaddr(vma.vm_end)) == 0
     munmap(vma)
     world.check()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kit.mm import World, block_bytes
-from xipfs.mm.fault import access_page, access_range
+from xipfs.mm.access import access_page, access_range
 from xipfs.policy.contract import AccessKind, Plan, Tier, no_pages, page_id
 from xipfs.tiering.access_log import AccessLog
 from xipfs.tiering.daemon import TieringDaemon, resident_pages
