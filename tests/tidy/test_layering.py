@@ -28,9 +28,10 @@ MAY_IMPORT = {
     "mm": {"ground", "phys"},
     # mm is handed an operations object by fs (`get_xip_mem`); that protocol is all fs sees of mm.
     "fs": {"ground", "phys", "ondisk", "mm.address_space"},
+    "oracle": {"ground", "phys", "mm"},
     "tiering": {"ground", "mm", "policy"},
     "fuse": {"ground", "phys", "ondisk", "policy", "mm", "fs", "tiering"},
-    "cli": {"ground", "phys", "ondisk", "policy", "mm", "fs", "tiering", "fuse"},
+    "cli": {"ground", "phys", "ondisk", "policy", "mm", "fs", "tiering", "fuse", "oracle"},
 }
 """room -> rooms, or single modules of a room, that it may import; lowest first."""
 

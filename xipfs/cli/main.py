@@ -22,8 +22,8 @@ from xipfs.errors import XipfsError
 
 __all__ = ["COMMANDS", "main", "make_app"]
 
-COMMANDS = ["mkfs", "info", "fsck", "ls", "cat", "cp", "dump", "mount", "umount", "stat"]
-"""Each is a function in a module of its name."""
+COMMANDS = ["mkfs", "info", "fsck", "ls", "cat", "cp", "dump", "mount", "umount", "stat", "oracle"]
+"""Each is a function, or a command with subcommands, in a module of its name."""
 
 _EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130
 _EXIT_FSCK_OPERATIONAL, _EXIT_FSCK_USAGE = 8, 16
@@ -57,7 +57,11 @@ def make_app(commands: Sequence[str]) -> typer.Typer:
     )
     app.callback()(_global_options)
     for command in commands:
-        app.command()(getattr(importlib.import_module(f"xipfs.cli.{command}"), command))
+        function = getattr(importlib.import_module(f"xipfs.cli.{command}"), command)
+        if isinstance(function, typer.Typer):
+            app.add_typer(function, name=command)
+        else:
+            app.command()(function)
     return app
 
 

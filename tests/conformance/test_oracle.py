@@ -1,0 +1,57 @@
+"""Every line that a real kernel printed for the device's mappings (golden/README.md)."""
+
+from pathlib import Path
+
+import pytest
+
+from xipfs.mm.arch import get_arch
+from xipfs.oracle.device import Hooks, VmMode
+from xipfs.oracle.probe import SCENARIOS, Target, play
+
+GOLDEN = Path(__file__).parent / "golden"
+FILES = {
+    "um-special": "linux-6.1-um-ptespecial.txt",
+    "um": "linux-6.1-um-pfnvalid.txt",
+    "x86": "linux-6.1-x86-pfnremap.txt",
+}
+TARGETS = {
+    **{f"mix{letter}": Target(f"mix{letter}", letter) for letter in "RPIV"},
+    "pfnremap": Target("pfnremap", "G", VmMode.REMAP),
+}
+
+
+def golden_lines(arch: str, target: str) -> list[str]:
+    lines = (GOLDEN / FILES[arch]).read_text().splitlines()
+    return [line for line in lines if line.startswith(f"{target}|")]
+
+
+CASES = [("um", name) for name in TARGETS] + [("um-special", name) for name in TARGETS]
+
+
+@pytest.mark.parametrize(("arch", "target"), [*CASES, ("x86", "pfnremap")])
+def test_every_line_of_the_kernel(arch: str, target: str):
+    assert list(play(TARGETS[target], get_arch(arch, "6.1"))) == golden_lines(arch, target)
+
+
+@pytest.mark.parametrize("target", ["mixR", "mixP", "mixI", "mixV"])
+def test_x86_agrees_with_a_special_bit_elsewhere(target: str):
+    lines = list(play(TARGETS[target], get_arch("x86", "6.1")))
+    assert lines == golden_lines("um-special", target)
+
+
+def test_no_line_was_left_out():
+    cases = [*CASES, ("x86", "pfnremap")]
+    assert sum(len(golden_lines(arch, target)) for arch, target in cases) == 3392
+
+
+def test_one_scenario_is_the_same_alone():
+    lines = list(play(TARGETS["mixI"], get_arch("um", "6.1"), "mlock"))
+    assert lines == [line for line in golden_lines("um", "mixI") if "|mlock|" in line]
+
+
+@pytest.mark.parametrize("arch", ["um", "um-special", "x86"])
+@pytest.mark.parametrize("hooks", list(Hooks))
+@pytest.mark.parametrize("plan", ["RRPV", "IVZ", "WF", "VRI"])
+def test_other_plans_play_to_the_end_and_leave_nothing_behind(arch: str, hooks: Hooks, plan: str):
+    lines = list(play(Target("mine", plan, VmMode.MIXED, hooks), get_arch(arch, "6.1")))
+    assert {line.split("|")[1] for line in lines} == set(SCENARIOS)

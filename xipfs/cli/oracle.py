@@ -1,0 +1,47 @@
+"""`xipfs oracle`: what a real kernel answered, played on the simulated memory manager."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from xipfs.errors import BugError
+from xipfs.mm.arch import get_arch
+from xipfs.oracle.device import Hooks, VmMode
+from xipfs.oracle.probe import Target
+from xipfs.oracle.probe import play as play_target
+
+__all__ = ["oracle"]
+
+oracle = typer.Typer(
+    no_args_is_help=True, help="Play the scenarios of a kernel's answers on the simulated one."
+)
+
+
+@oracle.callback()
+def _oracle() -> None:
+    """Play the scenarios of a kernel's answers on the simulated one."""
+
+
+@oracle.command()
+def play(
+    plan: Annotated[
+        str, typer.Option(help="How each page is inserted: letters R W P I V Z F G, repeated.")
+    ],
+    name: Annotated[str, typer.Option(help="The first field of each line.")] = "mix",
+    vm: Annotated[VmMode, typer.Option(help="What mmap sets.")] = VmMode.MIXED,
+    hooks: Annotated[Hooks, typer.Option(help="page_mkwrite and pfn_mkwrite.")] = Hooks.FULL,
+    arch: Annotated[str, typer.Option(help="um, um-special, x86, powerpc, s390, generic.")] = "um",
+    version: Annotated[str, typer.Option(help="Kernel version: 6.1, 6.18, 2.6.28.")] = "6.1",
+    scenario: Annotated[str | None, typer.Option(help="Print this one only.")] = None,
+) -> None:
+    """Print what the simulated kernel answers, one line for each line of a real one.
+
+    Where a kernel stops with BUG, the scenario ends there, and the command with exit code 1.
+    """
+    try:
+        for line in play_target(Target(name, plan, vm, hooks), get_arch(arch, version), scenario):
+            print(line)
+    except BugError as exc:
+        print(f"xipfs oracle: {exc}", file=sys.stderr)
+        raise typer.Exit(1) from None
