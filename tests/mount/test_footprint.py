@@ -53,7 +53,7 @@ def test_64_gib_cost_no_more_than_64_mib(tmp_path: Path):
             found.append((before, rss_anon_bytes(live)))
             facts = live.stat()
             assert facts["nvram_pages"] == size_bytes // PAGE_SIZE
-            assert facts["struct_pages"] == facts["ram_frames"] + 1
+            assert facts["struct_pages"] == facts["ram_frames"] + 2
             assert facts["struct_page_saved_bytes"] == size_bytes // PAGE_SIZE * 64
         image.unlink()
     (small_before, small_after), (large_before, large_after) = found

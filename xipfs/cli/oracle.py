@@ -8,8 +8,7 @@ import typer
 from xipfs.errors import BugError
 from xipfs.mm.arch import get_arch
 from xipfs.oracle.device import Hooks, VmMode
-from xipfs.oracle.probe import Target
-from xipfs.oracle.probe import play as play_target
+from xipfs.oracle.probe import Target, play
 
 __all__ = ["oracle"]
 
@@ -23,8 +22,8 @@ def _oracle() -> None:
     """Play the scenarios of a kernel's answers on the simulated one."""
 
 
-@oracle.command()
-def play(
+@oracle.command(name="play")
+def _play(
     plan: Annotated[
         str, typer.Option(help="How each page is inserted: letters R W P I V Z F G, repeated.")
     ],
@@ -40,7 +39,7 @@ def play(
     Where a kernel stops with BUG, the scenario ends there, and the command with exit code 1.
     """
     try:
-        for line in play_target(Target(name, plan, vm, hooks), get_arch(arch, version), scenario):
+        for line in play(Target(name, plan, vm, hooks), get_arch(arch, version), scenario):
             print(line)
     except BugError as exc:
         print(f"xipfs oracle: {exc}", file=sys.stderr)

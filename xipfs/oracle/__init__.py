@@ -1,7 +1,9 @@
 """The oracle: scenarios that a real kernel has answered, played on `xipfs.mm`.
 
-    device   the test device: its fault handler inserts by a plan of letters
-    probe    the scenarios, and the lines that tell what they found
+    device     the test device: its fault handler inserts by a plan of letters
+    process    what a process of the probe does to memory, and the lines that it prints
+    scenarios  the scenarios
+    probe      a boot: targets played one after the other
 
 Nothing in mm knows of this room; `xipfs oracle play` is its command.
 """

@@ -1,0 +1,398 @@
+"""Faults, writes, truncation, migration, munmap and GUP of one page, in every order.
+
+No reader sees bytes that are not the file's, no write is lost, no reference leaks, nobody waits for
+ever. Bugs sown into the product's own code must be found by these same checks, or they prove
+nothing.
+"""
+
+import inspect
+import itertools
+import sys
+import textwrap
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.kit.interleave import Actor, Report, Scene, explore
+from tests.kit.mm import World
+from xipfs.mm import fault, filemap_xip, gup, migrate, rmap, truncate
+from xipfs.mm.access import Signal, user_load, user_store
+from xipfs.mm.arch import Arch, get_arch
+from xipfs.mm.filemap_xip import XIP_FILE_VM_OPS, xip_file_read, xip_file_write
+from xipfs.mm.gup import get_user_pages_fast, put_user_page
+from xipfs.mm.migrate import DemoteReason, demote_pages, promote_pages
+from xipfs.mm.mmap import do_munmap
+from xipfs.mm.truncate import truncate_setsize
+from xipfs.mm.vma import (
+    VM_MAYREAD,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_MIXEDMAP,
+    VM_READ,
+    VM_SHARED,
+    VM_WRITE,
+    VM_XIP_FILE,
+    Vma,
+)
+from xipfs.phys.nvram import NvramDevice
+from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, PAGE_SIZE, Pfn, Pgoff, Vaddr
+
+SHARED_RW = VM_READ | VM_WRITE | VM_SHARED | VM_MAYREAD | VM_MAYWRITE | VM_MAYSHARE | VM_MIXEDMAP
+PRIVATE_RW = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MIXEDMAP
+
+OLD, WRITTEN, STORED, COPIED, FOREIGN, ZERO = b"o", b"w", b"s", b"c", b"F", b"\0"
+WRITE_AT, STORE_AT = 0, 64
+
+BLOCK, FREE_BLOCK = 1, 2
+GENERIC, X86 = get_arch("generic", "2.6.28"), get_arch("x86", "6.1")
+
+
+class OnePage:
+    """A file of one page, mapped by three processes, and what can happen to it.
+
+    start: nvram, ram (promoted), dirty (promoted and written to), hole.
+    """
+
+    def __init__(self, arch: Arch, start: str, actors: tuple[str, ...]) -> None:
+        nvram = NvramDevice.scratch(3 << PAGE_SHIFT)
+        self.world = world = World(None, arch, nr_blocks=3, nr_zero_blocks=1, nvram=nvram)
+        nvram.store_bytes(BLOCK << PAGE_SHIFT, OLD * PAGE_SIZE)
+        world._owns_nvram = True
+        blocks = {} if start == "hole" else {0: BLOCK}
+        self.file = world.fs.make_file(blocks, nr_pages=1, read_only=False)
+        self.reader = self._mmap(VM_XIP_FILE)
+        self.second = self._mmap(VM_XIP_FILE)
+        self.shared = self._mmap(SHARED_RW)
+        self.private = self._mmap(PRIVATE_RW)
+        self.machine = world.machine
+        self.is_truncated = False
+        self.was_dirty = start == "dirty"
+        if start in ("ram", "dirty"):
+            promote_pages(self.machine, self.file, np.array([0]))
+            user_load(self.reader.vm_mm, self.reader.vm_start, 1)
+        if start == "dirty":
+            xip_file_write(self.machine, self.file, 32, WRITTEN)
+        self.notes: dict[str, Any] = {}
+        self.actors = actors
+
+    def scene(self) -> Scene:
+        return Scene(
+            self.world,
+            [Actor(name, getattr(self, name)) for name in self.actors],
+            self.check,
+            self.scribble,
+            self.notes,
+        )
+
+    # What may happen
+
+    def read(self) -> None:
+        self._look("read", self.reader)
+
+    def read_too(self) -> None:
+        self._look("read_too", self.second)
+
+    def write(self) -> None:
+        self.notes["write"] = "begun"
+        xip_file_write(self.machine, self.file, WRITE_AT, WRITTEN)
+        self.notes["write"] = "done"
+
+    def store(self) -> None:
+        self.notes["store"] = "begun"
+        signal = user_store(self.shared.vm_mm, Vaddr(self.shared.vm_start + STORE_AT), STORED)
+        assert signal is None or self.is_truncated or "unmap" in self.actors, signal
+        self.notes["store"] = "killed" if signal else "done"
+
+    def copy(self) -> None:
+        """Write to a private mapping: the rest of the page must be the file's."""
+        mm, start = self.private.vm_mm, self.private.vm_start
+        signal = user_store(mm, Vaddr(start + 200), COPIED)
+        if signal is not None:
+            assert self.is_truncated, signal
+            return
+        found = user_load(mm, start, PAGE_SIZE)
+        if isinstance(found, Signal):
+            assert self.is_truncated, found
+            return
+        # A truncation takes private copies, too; then there is nothing to see.
+        assert found[200:201] == COPIED
+        self._check_bytes(found[:200] + found[201:])
+
+    def promote(self) -> None:
+        promote_pages(self.machine, self.file, np.array([0]))
+
+    def demote(self) -> None:
+        demote_pages(self.machine, self.file, [0], DemoteReason.KSWAPD)
+
+    def truncate(self) -> None:
+        self.is_truncated = True
+        self.notes["truncate"] = "begun"
+        truncate_setsize(self.machine, self.file, 0)
+        block = self.world.fs.blocks.pop((self.file.id, 0), None)
+        if block is not None:  # somebody else's now
+            paddr = (NVRAM_PFN_START + block) << PAGE_SHIFT
+            self.machine.physmem.store(paddr, FOREIGN * PAGE_SIZE)
+
+    def unmap(self) -> None:
+        assert do_munmap(self.shared.vm_mm, self.shared.vm_start, 1) == 0
+
+    def gup_fast(self) -> None:
+        pages: list[Pfn] = []
+        mm = self.reader.vm_mm
+        if get_user_pages_fast(mm, self.reader.vm_start, 1, gup.FOLL_FAST_ONLY, pages) == 1:
+            filemap_xip.atomic_step("the page is used")
+            frame = self.machine.physmem.frame(pages[0])
+            assert FOREIGN not in bytes(frame), "a page was freed under its reference"
+            put_user_page(mm, pages[0], 0)
+
+    # What must hold
+
+    def scribble(self) -> None:
+        for pfn in self.machine.mem_map._free:
+            frame = self.machine.physmem.frame(Pfn(pfn))
+            if frame[0] != FOREIGN[0] or frame[PAGE_SIZE - 1] != FOREIGN[0]:
+                frame[:] = FOREIGN * PAGE_SIZE
+
+    def check(self) -> None:
+        for lock in (self.file.i_rwsem, self.machine.xip_sparse_mutex):
+            assert not lock.is_write_locked
+        self.world.check()
+        if not self.is_truncated:
+            content = xip_file_read(self.machine, self.file, 0, PAGE_SIZE)
+            self._check_bytes(content)
+            if self.notes.get("write") == "done":
+                assert content[WRITE_AT : WRITE_AT + 1] == WRITTEN, "a write was lost"
+            if self.notes.get("store") == "done":
+                assert content[STORE_AT : STORE_AT + 1] == STORED, "a store was lost"
+            if self.was_dirty:
+                assert content[32:33] == WRITTEN, "a dirty page was lost"
+        for vma in (self.reader, self.second, self.shared):
+            if vma.vm_start not in vma.vm_mm.vmas:
+                continue
+            found = user_load(vma.vm_mm, vma.vm_start, PAGE_SIZE)
+            if self.is_truncated and not self.file.nr_pages:
+                assert isinstance(found, Signal), "a page past the end is mapped"
+            else:
+                content = xip_file_read(self.machine, self.file, 0, PAGE_SIZE)
+                assert isinstance(found, bytes), found
+                assert found.startswith(content), "a pte leads elsewhere"
+        self.world.check()
+
+    def _look(self, name: str, vma: Vma) -> None:
+        found = user_load(vma.vm_mm, vma.vm_start, PAGE_SIZE)
+        if isinstance(found, Signal):
+            assert self.is_truncated, found
+        else:
+            self._check_bytes(found)
+        self.notes[name] = True
+
+    def _check_bytes(self, found: bytes) -> None:
+        assert FOREIGN not in found, "foreign bytes"
+        assert not set(found) - set(OLD + WRITTEN + STORED + ZERO), "bytes of nobody"
+
+    def _mmap(self, vm_flags: int) -> Vma:
+        mm = self.world.make_mm()
+        return mm.mmap(
+            self.file, nr_pages=1, pgoff=Pgoff(0), vm_flags=vm_flags, vm_ops=XIP_FILE_VM_OPS
+        )
+
+
+ACTORS = (
+    "read",
+    "read_too",
+    "write",
+    "store",
+    "copy",
+    "promote",
+    "demote",
+    "truncate",
+    "unmap",
+    "gup_fast",
+)
+STARTS = ("nvram", "ram", "dirty", "hole")
+PAIRS = list(itertools.combinations(ACTORS, 2))
+TRIPLES = [
+    ("read", "read_too", "write"),
+    ("read", "write", "promote"),
+    ("read", "store", "promote"),
+    ("read", "truncate", "promote"),
+    ("read", "demote", "gup_fast"),
+    ("store", "demote", "gup_fast"),
+    ("copy", "promote", "write"),
+    ("copy", "demote", "truncate"),
+    ("unmap", "store", "promote"),
+]
+
+
+def run(arch: Arch, start: str, actors: tuple[str, ...]) -> Report:
+    return explore(lambda: OnePage(arch, start, actors).scene())
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("arch", [GENERIC, X86], ids=lambda arch: arch.name)
+def test_any_two_in_every_order(arch: Arch, start: str):
+    total = Report()
+    for actors in PAIRS:
+        report = run(arch, start, actors)
+        total.nr_runs += report.nr_runs
+        total.nr_orders += report.nr_orders
+    print(f"{total.nr_runs} runs stand for {total.nr_orders} orders")
+    assert total.nr_orders >= len(PAIRS)
+
+
+@pytest.mark.parametrize("actors", TRIPLES, ids="-".join)
+@pytest.mark.parametrize("arch", [GENERIC, X86], ids=lambda arch: arch.name)
+def test_three_in_every_order(arch: Arch, actors: tuple[str, ...]):
+    for start in ("ram", "hole") if "demote" not in actors else ("dirty",):
+        report = run(arch, start, actors)
+        print(f"{start}: {report.nr_runs} runs stand for {report.nr_orders} orders")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("arch", [GENERIC, X86], ids=lambda arch: arch.name)
+def test_any_three_in_every_order(arch: Arch, start: str):
+    for actors in itertools.combinations(ACTORS, 3):
+        run(arch, start, actors)
+
+
+SEEDED_BUGS: dict[str, tuple[Any, str, str, str]] = {
+    "fault without a second look at the mapping": (
+        filemap_xip,
+        "xip_file_fault",
+        "if mapping.invalidate_seq == seq:",
+        "if True:",
+    ),
+    "fault amid a migration": (
+        filemap_xip,
+        "xip_file_fault",
+        "mapping.read_invalidate_begin()",
+        "mapping.invalidate_seq",
+    ),
+    "no second look for the sparse page": (
+        filemap_xip,
+        "_fault_sparse",
+        "mapping.a_ops.get_xip_mem(mapping, vmf.pgoff, create=False)",
+        "raise NoDataError('a hole, surely')",
+    ),
+    "the sparse page stays mapped": (
+        filemap_xip,
+        "_fill_hole",
+        "_xip_unmap(machine, mapping, pgoff)",
+        "pass",
+    ),
+    "write without i_rwsem": (
+        filemap_xip,
+        "xip_file_write",
+        "with mapping.i_rwsem.write():",
+        "if True:",
+    ),
+    "write that leaves its frame clean": (
+        filemap_xip,
+        "xip_file_write",
+        "_mark_dirty(machine, kaddr)",
+        "pass",
+    ),
+    "get_page without unless_zero": (
+        gup,
+        "_try_grab_page_fast",
+        "if not mem_map.get_page_unless_zero(page):",
+        "mem_map._refcount[page] += 1\n    if False:",
+    ),
+    "fast GUP without a second look at the pte": (
+        gup,
+        "_try_grab_page_fast",
+        "mm.page_table.find_pte(address) != pte or unshare",
+        "False",
+    ),
+    "put_page before the pte is gone": (
+        rmap,
+        "_zap_pte",
+        "_, dirty = leaf.clear_pte(index)",
+        "page is None or mem_map.put_page(page)\n    atomic_step('x')\n"
+        "    _, dirty = leaf.clear_pte(index)\n    page is None or mem_map.get_page(page)",
+    ),
+    "zap that forgets a dirty pte": (rmap, "_zap_pte", "if dirty:", "if False:"),
+    "promotion that copies before it unmaps": (
+        migrate,
+        "_copy_run",
+        "    unmap_mapping_range(mapping, pgoff, len(frames), even_cows=False)\n"
+        '    atomic_step("promote: copy")\n',
+        "    machine.physmem.copy_to_frames(pfn, frames)\n    atomic_step('x')\n"
+        "    unmap_mapping_range(mapping, pgoff, len(frames), even_cows=False)\n"
+        "    return frames\n",
+    ),
+    "demotion that unmaps after it looked whether the page is busy": (
+        migrate,
+        "demote_pages",
+        "machine.mem_map.page_count(pfn) == 1",
+        "True",
+    ),
+    "demotion without write back": (migrate, "_release_frame", "if write_back:", "if False:"),
+    "demotion that does not stop faults": (
+        migrate,
+        "demote_pages",
+        "with mapping.i_rwsem.write(), mapping.invalidate():",
+        "with mapping.i_rwsem.write():",
+    ),
+    "truncation that unmaps nothing": (
+        truncate,
+        "truncate_setsize",
+        "if start < end:",
+        "if False:",
+    ),
+    "truncation that does not stop faults": (
+        truncate,
+        "truncate_setsize",
+        "with mapping.invalidate():",
+        "if True:",
+    ),
+    "private copy without a second look at the pte": (
+        fault,
+        "_wp_page_copy",
+        "if not copied or not _pte_same(vmf):",
+        "if not copied:",
+    ),
+    "private copy that keeps the old page's reference": (
+        fault,
+        "_wp_page_copy",
+        "        mem_map.page_remove_rmap(old)\n        mem_map.put_page(old)\n",
+        "        mem_map.page_remove_rmap(old)\n",
+    ),
+}
+
+
+def sow(monkeypatch: pytest.MonkeyPatch, bug: tuple[Any, str, str, str]) -> None:
+    """Replace a piece of a product's function, everywhere it is known by name."""
+    module, name, old, new = bug
+    function = getattr(module, name)
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(old) == 1, f"{name} has changed: sow the bug anew"
+    names: dict[str, Any] = {}
+    exec(compile(source.replace(old, new), f"<{name}, sown>", "exec"), module.__dict__, names)
+    for other in list(sys.modules.values()):
+        if getattr(other, "__name__", "").startswith(("xipfs.mm", __name__)) and (
+            getattr(other, name, None) is function
+        ):
+            monkeypatch.setattr(other, name, names[name])
+    monkeypatch.setitem(globals(), name, names[name])
+
+
+def first_find() -> tuple[str, Exception] | None:
+    for arch in (GENERIC, X86):
+        for actors in [*PAIRS, *TRIPLES]:
+            for start in STARTS:
+                try:
+                    run(arch, start, actors)
+                except Exception as exc:
+                    return f"{arch.name}, {start}: {actors}", exc
+    return None
+
+
+@pytest.mark.parametrize("name", SEEDED_BUGS)
+def test_a_seeded_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch):
+    sow(monkeypatch, SEEDED_BUGS[name])
+    found = first_find()
+    assert found is not None, "the checks do not notice it"
+    print(found)
