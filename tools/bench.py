@@ -3,6 +3,7 @@
     read    reads through the mount against a bare pyfuse3 server that has no filesystem at all,
             and warm reads against a plain file
     scale   a 64 GiB sparse image against one of 64 MiB: time to mount, memory of the daemon
+    mm      the simulated page table against plain numpy arrays: no peer does what it does
     mkfs    making images against `tar -cf` of the same tree to the same disk
 
 A ratio above 1 is in favour of xipfs. Medians of the rounds; the machine should be quiet.
@@ -23,13 +24,24 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from xipfs.fs.mkfs import mkfs
 from xipfs.fs.source import walk_tree
-from xipfs.units import PAGE_SIZE
+from xipfs.mm.access import access_range
+from xipfs.mm.address_space import AddressSpace
+from xipfs.mm.fault import handle_mm_fault
+from xipfs.mm.filemap_xip import xip_file_mmap
+from xipfs.mm.machine import Machine
+from xipfs.mm.pgtable import PTRS_PER_PTE, Leaf
+from xipfs.mm.rmap import zap_page_range
+from xipfs.mm.vma import Mm
+from xipfs.phys.nvram import NvramDevice
+from xipfs.units import NVRAM_PFN_START, PAGE_SIZE, Kaddr, Pfn, Pgoff, pfn_to_kaddr
 
 __all__ = ["Comparison", "app"]
 
@@ -180,6 +192,79 @@ def scale(
                 )
             )
         _report(results, as_json)
+
+
+@app.command()
+def mm(
+    rounds: Annotated[int, typer.Option(help="Counted rounds of each measurement.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Ptes and faults a second on one core, without a mount; the peer just fills an array."""
+    nr_leaves = 64
+    nr_pages = nr_leaves * PTRS_PER_PTE
+    nvram = NvramDevice.scratch(nr_pages * PAGE_SIZE)
+    machine = Machine(nvram, nr_tier_frames=0)
+    mapping = AddressSpace(1, _LinearFile(), i_size_bytes=nvram.size_bytes, read_only=True)
+    vma = xip_file_mmap(Mm(machine), mapping, nr_pages=nr_pages)
+    array = np.zeros(nr_pages, np.uint64)
+
+    def millions_a_second(work: Callable[[], object], count: int) -> float:
+        start = time.perf_counter()
+        work()
+        return count / (time.perf_counter() - start) / 1e6
+
+    def zap() -> None:
+        zap_page_range(vma, vma.vm_start, vma.vm_end)
+
+    def insert() -> None:
+        access_range(vma, Pgoff(0), nr_pages)
+
+    def fault() -> None:
+        for page in range(2000):
+            handle_mm_fault(vma, vma.address(Pgoff(page)))
+
+    def measure(work: Callable[[], None], count: int, *, mapped: bool) -> float:
+        zap()
+        if mapped:
+            insert()
+        return millions_a_second(work, count)
+
+    measurements = (
+        ("read faults of whole leaves", insert, nr_pages, False),
+        ("ptes zapped, whole leaves", zap, nr_pages, True),
+        ("single read faults", fault, 2000, False),
+    )
+    results = [
+        compare(
+            name,
+            "M/s",
+            partial(measure, work, count, mapped=mapped),
+            lambda: millions_a_second(lambda: np.copyto(array, 1), nr_pages),
+            "array fill",
+            rounds=rounds,
+        )
+        for name, work, count, mapped in measurements
+    ]
+    leaf = Leaf()
+    arrays = (leaf.ptes, leaf.accessed, leaf.dirty, leaf.heat)
+    leaf_bytes = sum(a.nbytes for a in arrays) / PTRS_PER_PTE
+    results.append(Comparison("memory of a pte", "bytes", leaf_bytes, 8, "a word", 8 / leaf_bytes))
+    _report(results, as_json)
+    machine.close()
+    nvram.close()
+
+
+class _LinearFile:
+    """A file whose page n is frame n of the region."""
+
+    def get_xip_mem(
+        self, mapping: AddressSpace, pgoff: Pgoff, *, create: bool
+    ) -> tuple[Kaddr, Pfn]:
+        pfn = Pfn(NVRAM_PFN_START + pgoff)
+        return pfn_to_kaddr(pfn), pfn
+
+    def get_xip_pfns(self, mapping: AddressSpace, pgoff: Pgoff, nr_pages: int) -> NDArray[np.int64]:
+        return np.arange(nr_pages) + (NVRAM_PFN_START + pgoff)
 
 
 @app.command(name="mkfs")
