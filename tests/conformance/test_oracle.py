@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from xipfs.errors import BugError, InvalidArgumentError
 from xipfs.mm.arch import get_arch
 from xipfs.oracle.device import Hooks, VmMode
 from xipfs.oracle.probe import Target, play
@@ -56,3 +57,26 @@ def test_one_scenario_is_the_same_alone():
 def test_other_plans_play_to_the_end_and_leave_nothing_behind(arch: str, hooks: Hooks, plan: str):
     lines = list(play(Target("mine", plan, VmMode.MIXED, hooks), get_arch(arch, "6.1")))
     assert {line.split("|")[1] for line in lines} == set(SCENARIOS)
+
+
+def test_a_private_pfnmap_area_tells_its_copies_from_its_pages():
+    """18: the pfn of a copy is never its linear place, however small the machine."""
+    arch = get_arch("um", "6.1")
+    lines = list(play(Target("pfn", "V", VmMode.PFN), arch, "cow"))
+    (written,) = [line for line in lines if "|p0_w|" in line]
+    assert written.endswith("cls=anon valid=1 vm_normal_page=page mapc=1 PageAnon")
+
+
+def test_a_bug_ends_its_scenario_and_is_told():
+    lines: list[str] = []
+    with pytest.raises(BugError, match=r"read_private: BUG: vm_insert_pfn: private"):
+        lines.extend(play(Target("pfn", "F", VmMode.PFN), get_arch("um", "6.1")))
+    played = {line.split("|")[1] for line in lines}
+    assert played >= {"read_shared_ro", "fork_shared", "mincore", "msync"}
+    assert "read_private" not in played, "it ends at its first access"
+
+
+@pytest.mark.parametrize(("plan", "scenario"), [("", None), ("RX", None), ("R", "nonsense")])
+def test_what_cannot_be_played_is_one_clear_error(plan: str, scenario: str | None):
+    with pytest.raises(InvalidArgumentError, match=r"no plan|no scenario"):
+        list(play(Target("mine", plan), get_arch("um", "6.1"), scenario))

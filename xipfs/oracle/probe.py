@@ -20,6 +20,7 @@ from xipfs.units import PAGE_SHIFT
 __all__ = ["Boot", "Target", "play"]
 
 _NR_TIER_FRAMES = 128
+_NR_KERNEL_FRAMES = 32
 
 
 class Target(NamedTuple):
@@ -64,6 +65,10 @@ class Boot:
     def __init__(self, arch: Arch) -> None:
         self._nvram = NvramDevice.scratch(NR_PAGES << PAGE_SHIFT)
         self.machine = Machine(self._nvram, nr_tier_frames=_NR_TIER_FRAMES, arch=arch)
+        # The first frames are the kernel's, as in every kernel: else a page's pfn could be its
+        # place in the file, by which a private VM_PFNMAP area tells special ptes.
+        for _ in range(_NR_KERNEL_FRAMES):
+            self.machine.mem_map.alloc_page()
         self.device = Mixmap(self.machine)
 
     def play(self, target: Target, until: str | None = None) -> Iterator[str]:
