@@ -45,7 +45,7 @@ OLD, WRITTEN, STORED, COPIED, FOREIGN, ZERO = b"o", b"w", b"s", b"c", b"F", b"\0
 DMA = b"d"
 WRITE_AT, STORE_AT, DMA_AT = 0, 64, 96
 
-BLOCK, FREE_BLOCK = 1, 2
+BLOCK = 1
 GENERIC, X86 = get_arch("generic", "2.6.28"), get_arch("x86", "6.1")
 
 
@@ -56,8 +56,8 @@ class OnePage:
     """
 
     def __init__(self, arch: Arch, start: str, actors: tuple[str, ...]) -> None:
-        nvram = NvramDevice.scratch(3 << PAGE_SHIFT)
-        self.world = world = World(None, arch, nr_blocks=3, nr_zero_blocks=1, nvram=nvram)
+        nvram = NvramDevice.scratch(6 << PAGE_SHIFT)
+        self.world = world = World(None, arch, nr_blocks=6, nr_zero_blocks=4, nvram=nvram)
         nvram.store_bytes(BLOCK << PAGE_SHIFT, OLD * PAGE_SIZE)
         world._owns_nvram = True
         blocks = {} if start == "hole" else {0: BLOCK}
