@@ -19,8 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
 
 from tests.kit.reference import Reference
+from tests.kit.scenes import scenes
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -495,7 +497,7 @@ ADVICES = """NORMAL WILLNEED COLD PAGEOUT FREE REMOVE DONTFORK DOFORK WIPEONFORK
 DONTDUMP DODUMP POPULATE_READ POPULATE_WRITE"""
 
 
-def scenes() -> dict[str, list[str]]:
+def golden_scenes() -> dict[str, list[str]]:
     """Scenario -> its lines, with USERS and ADVICE spelt out"""
     parts = re.split(r"^== (\w+)$", SCENES, flags=re.MULTILINE)
     return {
@@ -570,7 +572,7 @@ def test_the_reference_says_what_a_real_kernel_said(
     said = []
     dirty: list[bool] = [False] * 16
     for target in targets:
-        for scenario, lines in scenes().items():
+        for scenario, lines in golden_scenes().items():
             if scenario in MIXED_ONLY and target == "pfnremap":
                 continue
             header = TARGETS[target] if scenario != "migrate" else "plan=R vm=mixed"
@@ -590,3 +592,19 @@ def test_every_line_that_is_left_out_is_in_the_goldens() -> None:
     golden = "".join((GOLDEN / file).read_text() for _, file, _ in KERNELS)
     steps = {"|".join(line.split("|")[1:3]) for line in golden.splitlines()}
     assert set(UNSPOKEN) <= steps
+
+
+@pytest.mark.parametrize("arch", ["um", "um-special"])
+@given(scene=scenes())
+def test_random_scenes_make_sense_and_leave_nothing_behind(arch: str, scene: str) -> None:
+    """No BUG, every reference accounted for after each step, and all returned at the end."""
+    header, *ops = scene.splitlines()
+    reference = Reference(header, arch)
+    for op in ops:
+        assert reference.play(op) != "BUG", op
+        reference.check_invariants()
+    for process in list(reference.held):
+        reference.op_exit(process)
+    reference.check_invariants()
+    assert [page.refcount for page in (*reference.pages, reference.zero)] == [1] * 17
+    assert not reference.ptes
