@@ -1,87 +1,88 @@
-"""What Linux does with a VM_MIXEDMAP area, case by case, on both kinds of architecture.
+"""What Linux does with a VM_MIXEDMAP area: how pages enter, and how a pte tells what it maps.
 
-    bare      no pte special bit: pfn_valid decides whether a page is counted
-    special   with one: vm_insert_mixed never counts, and pages in RAM enter as pages
-
-A case is numbered, and named by what the kernel (2.6.28 unless said otherwise) does. Numbers that
-are missing belong to what mm does not model yet: private writes, fork, get_user_pages, VM_PFNMAP,
-mprotect and mremap, two CPUs at once.
+A case is numbered, and named by what the kernel does; it is played on every architecture and
+version that it applies to. The others are in test_faults, test_fork, test_zap, test_gup and
+test_accounting.
 """
 
 import errno
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from tests.kit.mm import ARCH_KINDS, ZEROS, World, block_bytes, make_extent_file, make_nvram
-from xipfs.errors import BugError, DeviceError, FormatError, NoDataError
-from xipfs.mm.access import access_page, access_range
-from xipfs.mm.arch import ARCHS, Arch, get_arch
-from xipfs.mm.fault import handle_mm_fault
+from tests.kit.mm import (
+    BARE,
+    PRIVATE_RW,
+    SHARED_RW,
+    ZEROS,
+    World,
+    archs,
+    at_step,
+    block_bytes,
+    fault,
+)
+from xipfs.errors import BugError
+from xipfs.mm.access import access_page, access_range, user_load, user_store
 from xipfs.mm.filemap_xip import xip_file_fault
-from xipfs.mm.machine import Machine
-from xipfs.mm.migrate import DemoteReason, demote_pages, promote_pages
-from xipfs.mm.mixedmap import vm_insert_mixed, vm_insert_page, vm_normal_page
+from xipfs.mm.mem_map import PAGE_ANON, PAGE_TYPED
+from xipfs.mm.migrate import promote_pages
+from xipfs.mm.mixedmap import (
+    vm_insert_mixed,
+    vm_insert_page,
+    vm_insert_pfn,
+    vm_normal_page,
+    vmf_insert_mixed,
+    vmf_insert_mixed_mkwrite,
+    vmf_insert_page_mkwrite,
+    vmf_insert_pfn,
+)
 from xipfs.mm.mmap import munmap
-from xipfs.mm.pgtable import PTE_PRESENT, PTE_SPECIAL, mk_pte, pte_pfn, pte_present, pte_special
-from xipfs.mm.rmap import unmap_mapping_range
+from xipfs.mm.pfn_valid import ListMem
+from xipfs.mm.pgtable import (
+    PMD_SHIFT,
+    PTE_PRESENT,
+    PTE_SPECIAL,
+    mk_pte,
+    pte_index,
+    pte_pfn,
+    pte_present,
+    pte_special,
+    pte_write,
+)
+from xipfs.mm.proc import vm_flag_names
+from xipfs.mm.remap import remap_pfn_range
 from xipfs.mm.vm_fault import FaultResult, VmFault
 from xipfs.mm.vma import (
+    VM_MAYSHARE,
     VM_MAYWRITE,
     VM_MIXEDMAP,
     VM_PFNMAP,
     VM_READ,
     VM_SHARED,
-    VM_XIP_FILE,
+    VM_WRITE,
     Vma,
 )
-from xipfs.units import NVRAM_PFN_START, PAGE_SIZE, Pfn, Pgoff, Vaddr, virt_to_pfn
+from xipfs.units import NVRAM_PFN_START, PAGE_SIZE, Pfn, Pgoff, Vaddr
 
 SIGBUS, OOM, NOPAGE = FaultResult.SIGBUS, FaultResult.OOM, FaultResult.NOPAGE
 
-VM_FILLS_HOLES = VM_XIP_FILE | VM_SHARED | VM_MAYWRITE
-VM_PRIVATE = VM_READ | VM_MAYWRITE | VM_MIXEDMAP
-"""MAP_PRIVATE: may be written, but is not shared."""
+SHARED_PFNMAP = VM_READ | VM_SHARED | VM_MAYSHARE | VM_PFNMAP
+PRIVATE_PFNMAP = VM_READ | VM_WRITE | VM_MAYWRITE | VM_PFNMAP
 
-BARE = Pfn(NVRAM_PFN_START + 7)
-
-
-@pytest.fixture(params=ARCH_KINDS.values(), ids=ARCH_KINDS)
-def arch(request: pytest.FixtureRequest) -> Arch:
-    return request.param
+in_2008 = archs(lambda arch: arch.is_2008)
+now = archs(lambda arch: not arch.is_2008)
+in_6_18 = archs(lambda arch: arch.is_6_18)
+with_bit = archs(lambda arch: arch.pte_special)
+without_bit = archs(lambda arch: not arch.pte_special)
 
 
-@pytest.fixture
-def world(tmp_path: Path, arch: Arch) -> Iterator[World]:
-    world = World(tmp_path / "region", arch)
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def vma(world: World) -> Vma:
-    """Eight pages of a file, none mapped yet."""
-    return world.mmap(world.fs.make_file({pgoff: 10 + pgoff for pgoff in range(8)}))
-
-
-@pytest.fixture
-def frame(world: World) -> Pfn:
-    """A frame of RAM that the test holds a reference of."""
-    frame = world.machine.mem_map.alloc_page()
-    assert frame is not None
-    return frame
-
-
-def counts(world: World, frame: Pfn) -> tuple[int, int, int]:
-    """Return (references, ptes, rss)."""
-    mem_map = world.machine.mem_map
-    return mem_map.page_count(frame), mem_map.page_mapcount(frame), world.mm.rss_file
-
-
-def fault(vma: Vma, pgoff: int) -> FaultResult:
-    return handle_mm_fault(vma, vma.address(Pgoff(pgoff)))
+def used(vma: Vma, pgoff: int) -> tuple[int, int]:
+    """Return (accessed, dirty) of a page's pte."""
+    address = vma.address(Pgoff(pgoff))
+    leaf = vma.vm_mm.page_table.leaves[address >> PMD_SHIFT]
+    index = pte_index(address)
+    return leaf.accessed_bytes[index], leaf.dirty_bytes[index]
 
 
 # --- Insertion ---
@@ -95,17 +96,46 @@ def test_01_vma_without_mixedmap_is_a_bug(world: World, frame: Pfn):
     assert world.pte(vma, 0) == 0
 
 
+@now
+def test_01_vma_without_mixedmap_is_sigbus_in_6_18(world: World, frame: Pfn):
+    vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=VM_READ)
+    for pfn in (BARE, frame):
+        for insert in (vmf_insert_mixed, vmf_insert_mixed_mkwrite):
+            if world.machine.arch.is_6_18:
+                assert insert(vma, vma.vm_start, pfn) == SIGBUS
+            else:
+                with pytest.raises(BugError, match="vmf_insert_mixed needs VM_MIXEDMAP"):
+                    insert(vma, vma.vm_start, pfn)
+    assert world.pte(vma, 0) == 0
+    assert vmf_insert_mixed(vma, vma.vm_start, world.machine.zero_pfn) == NOPAGE, "but zeros may"
+
+
 def test_02_address_outside_of_the_vma_is_efault(world: World, vma: Vma, frame: Pfn):
     for insert, pfn in ((vm_insert_mixed, BARE), (vm_insert_mixed, frame), (vm_insert_page, frame)):
         for address in (vma.vm_end, vma.vm_start - PAGE_SIZE):
             assert insert(vma, Vaddr(address), pfn) == -errno.EFAULT
     assert not world.mm.page_table.leaves
-    assert counts(world, frame) == (1, 0, 0)
+    assert world.counts(frame) == (1, 0, 0, 0)
     assert vm_insert_mixed(vma, Vaddr(vma.vm_end - PAGE_SIZE), BARE) == 0
 
 
-def test_03_page_without_struct_page_is_mapped_and_not_counted(world: World, vma: Vma):
-    assert vm_insert_mixed(vma, vma.vm_start, BARE) == 0
+@now
+def test_02_address_outside_of_the_vma_is_sigbus(world: World, vma: Vma, frame: Pfn):
+    for address in (vma.vm_end, Vaddr(vma.vm_start - PAGE_SIZE)):
+        for pfn in (BARE, frame):
+            assert vmf_insert_mixed(vma, address, pfn) == SIGBUS
+            assert vmf_insert_mixed_mkwrite(vma, address, pfn) == SIGBUS
+        assert vmf_insert_pfn(vma, address, BARE) == SIGBUS
+        assert vmf_insert_page_mkwrite(vma, address, frame, write=True) == SIGBUS
+    assert not world.mm.page_table.leaves
+    assert vmf_insert_mixed(vma, Vaddr(vma.vm_end - PAGE_SIZE), BARE) == NOPAGE
+
+
+@pytest.mark.parametrize("insert", [vm_insert_mixed, vm_insert_pfn])
+def test_03_page_without_struct_page_is_mapped_and_not_counted(
+    world: World, vma: Vma, insert: Callable[[Vma, Vaddr, Pfn], int]
+):
+    assert insert(vma, vma.vm_start, BARE) == 0
     pte = world.pte(vma, 0)
     assert (pte_present(pte), pte_pfn(pte)) == (True, BARE)
     assert pte_special(pte) is world.machine.arch.pte_special
@@ -113,60 +143,284 @@ def test_03_page_without_struct_page_is_mapped_and_not_counted(world: World, vma
     world.check()
 
 
-def test_04_and_05_page_with_struct_page_is_counted_only_without_a_special_bit(
+@without_bit
+def test_04_page_with_struct_page_is_counted_without_a_special_bit(
     world: World, vma: Vma, frame: Pfn
 ):
     assert vm_insert_mixed(vma, vma.vm_start, frame) == 0
-    pte = world.pte(vma, 0)
-    assert pte_pfn(pte) == frame
-    if world.machine.arch.pte_special:
-        assert pte_special(pte)
-        assert counts(world, frame) == (1, 0, 0)
-    else:
-        assert not pte_special(pte)
-        assert counts(world, frame) == (2, 1, 1)
+    assert (pte_pfn(world.pte(vma, 0)), pte_special(world.pte(vma, 0))) == (frame, False)
+    assert world.counts(frame) == (2, 1, 1, 0)
+    world.check(pins=[frame])
+
+
+@with_bit
+def test_05_page_with_struct_page_is_special_and_not_counted_with_the_bit(
+    world: World, vma: Vma, frame: Pfn
+):
+    assert vm_insert_mixed(vma, vma.vm_start, frame) == 0
+    assert (pte_pfn(world.pte(vma, 0)), pte_special(world.pte(vma, 0))) == (frame, True)
+    assert world.counts(frame) == (1, 0, 0, 0)
     world.check(pins=[frame])
 
 
 def test_06_no_insertion_overwrites_a_pte_not_even_with_itself(world: World, vma: Vma, frame: Pfn):
     vm_insert_mixed(vma, vma.address(Pgoff(0)), BARE)
     vm_insert_page(vma, vma.address(Pgoff(1)), frame)
-    before = counts(world, frame)
+    before = world.counts(frame)
     for pgoff in (0, 1):
         pte = world.pte(vma, pgoff)
+        address = vma.address(Pgoff(pgoff))
         for insert, pfn in (
             (vm_insert_mixed, BARE),
             (vm_insert_mixed, Pfn(BARE + 1)),
             (vm_insert_mixed, frame),
+            (vm_insert_pfn, BARE),
             (vm_insert_page, frame),
             (vm_insert_page, world.machine.sparse_pfn),
         ):
-            assert insert(vma, vma.address(Pgoff(pgoff)), pfn) == -errno.EBUSY
+            assert insert(vma, address, pfn) == -errno.EBUSY
             assert world.pte(vma, pgoff) == pte
-    assert counts(world, frame) == before
+        for pfn in (BARE, Pfn(BARE + 1), frame):
+            assert vmf_insert_mixed(vma, address, pfn) == NOPAGE, "a fault is content"
+            assert world.pte(vma, pgoff) == pte
+    assert world.counts(frame) == before
+    world.check(pins=[frame])
+
+
+def test_07_no_memory_for_a_page_table_is_enomem(world: World, vma: Vma, frame: Pfn):
+    world.mm.page_table.nr_leaves_max = 0
+    address = vma.vm_start
+    for insert, pfn in (
+        (vm_insert_mixed, BARE),
+        (vm_insert_mixed, frame),
+        (vm_insert_page, frame),
+        (vm_insert_pfn, BARE),
+    ):
+        assert insert(vma, address, pfn) == -errno.ENOMEM
+    for vmf_insert, pfn in (
+        (vmf_insert_mixed, BARE),
+        (vmf_insert_mixed, frame),
+        (vmf_insert_mixed_mkwrite, BARE),
+        (vmf_insert_pfn, BARE),
+    ):
+        assert vmf_insert(vma, address, pfn) == OOM
+    assert vmf_insert_page_mkwrite(vma, address, frame, write=False) == OOM
+    assert fault(vma, 0) == OOM
+    assert world.counts(frame) == (1, 0, 0, 0)
+    assert not world.mm.page_table.leaves
+    world.check(pins=[frame])
+
+
+@pytest.mark.parametrize("insert", [vm_insert_pfn, vmf_insert_pfn])
+def test_08_bare_pfn_needs_pfnmap_or_mixedmap_and_not_both(
+    world: World, insert: Callable[[Vma, Vaddr, Pfn], int]
+):
+    mapping = world.fs.make_file({0: 3})
+    neither = world.mmap(mapping, vm_flags=VM_READ)
+    with pytest.raises(BugError, match="vm_insert_pfn needs VM_PFNMAP or VM_MIXEDMAP"):
+        insert(neither, neither.vm_start, BARE)
+    both = world.mmap(mapping, vm_flags=VM_READ | VM_PFNMAP | VM_MIXEDMAP)
+    with pytest.raises(BugError, match="VM_PFNMAP and VM_MIXEDMAP"):
+        insert(both, both.vm_start, BARE)
+    assert not world.mm.page_table.leaves
+
+
+@pytest.mark.parametrize("insert", [vm_insert_pfn, vmf_insert_pfn])
+def test_09_bare_pfn_in_a_private_pfnmap_or_with_a_struct_page_in_a_mixed_map_is_a_bug(
+    world: World, vma: Vma, frame: Pfn, insert: Callable[[Vma, Vaddr, Pfn], int]
+):
+    private = world.mmap(world.fs.make_file({0: 3}), vm_flags=PRIVATE_PFNMAP)
+    with pytest.raises(BugError, match="vm_insert_pfn: private"):
+        insert(private, private.vm_start, BARE)
+    with pytest.raises(BugError, match="vm_insert_pfn of a pfn with struct page"):
+        insert(vma, vma.vm_start, frame)
+    shared = world.mmap(world.fs.make_file({0: 3}), vm_flags=SHARED_PFNMAP)
+    assert insert(shared, shared.vm_start, frame) in (0, NOPAGE), "such as /dev/mem does"
+    assert world.counts(frame) == (1, 0, 0, 0)
     world.check(pins=[frame])
 
 
 def test_10_page_path_counts_and_refuses_in_its_order(world: World, vma: Vma, frame: Pfn):
+    mem_map = world.machine.mem_map
     free = Pfn(8)
-    assert world.machine.mem_map.page_count(free) == 0
-    outside = vma.vm_end
-    assert vm_insert_page(vma, outside, free) == -errno.EFAULT, "range before references"
+    assert mem_map.page_count(free) == 0
+    assert vm_insert_page(vma, vma.vm_end, free) == -errno.EFAULT, "range before references"
     assert vm_insert_page(vma, vma.vm_start, free) == -errno.EINVAL
     assert vm_insert_page(vma, vma.vm_start, frame) == 0
-    assert counts(world, frame) == (2, 1, 1)
+    assert world.counts(frame) == (2, 1, 1, 0)
     assert not pte_special(world.pte(vma, 0))
     assert vm_insert_page(vma, vma.vm_start, free) == -errno.EINVAL, "references before busy"
     assert vm_insert_page(vma, vma.vm_start, frame) == -errno.EBUSY
-    assert counts(world, frame) == (2, 1, 1)
+    assert world.counts(frame) == (2, 1, 1, 0)
     world.check(pins=[frame])
+
+
+@pytest.mark.parametrize("flag", [PAGE_ANON, PAGE_TYPED])
+def test_10_page_path_refuses_anonymous_and_typed_pages_before_it_looks_at_the_pte(
+    world: World, vma: Vma, frame: Pfn, flag: int
+):
+    vm_insert_mixed(vma, vma.vm_start, BARE)
+    world.machine.mem_map.set_page_flags(frame, flag)
+    assert vm_insert_page(vma, vma.vm_start, frame) == -errno.EINVAL
+    world.mm.page_table.nr_leaves_max = 1
+    far = world.mmap(world.fs.make_file({}, nr_pages=512))
+    assert vm_insert_page(far, far.vm_start, frame) == -errno.EINVAL, "and before it takes memory"
+    assert world.counts(frame) == (1, 0, 0, 0)
 
 
 def test_10_page_path_maps_one_page_many_times(world: World, vma: Vma, frame: Pfn):
     for pgoff in range(4):
         assert vm_insert_page(vma, vma.address(Pgoff(pgoff)), frame) == 0
-    assert counts(world, frame) == (5, 4, 4)
+    assert world.counts(frame) == (5, 4, 4, 0)
     world.check(pins=[frame])
+
+
+@now
+def test_10_zero_page_enters_by_the_page_path_where_nobody_could_write_to_it(world: World):
+    zero = world.machine.zero_pfn
+    is_6_18 = world.machine.arch.is_6_18
+    has_bit = world.machine.arch.pte_special
+    shared = world.mmap(world.fs.make_file({0: 3}), vm_flags=SHARED_RW)
+    private = world.mmap(world.fs.make_file({0: 3}), vm_flags=PRIVATE_RW)
+    before = world.counts(zero)
+    assert vm_insert_page(shared, shared.vm_start, zero) == (-errno.EINVAL if is_6_18 else 0)
+    assert vm_insert_page(private, private.vm_start, zero) == 0
+    assert pte_special(world.pte(private, 0)) is (is_6_18 and has_bit)
+    if is_6_18:
+        assert world.counts(zero) == before
+        assert vm_normal_page(private, private.vm_start, world.pte(private, 0)) is None
+    else:
+        assert world.counts(zero) == (before[0] + 2, 2, 2, 0)
+
+
+@now
+def test_11_page_path_makes_an_area_mixed_under_mmap_lock_only(world: World, frame: Pfn):
+    vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=VM_READ)
+    with pytest.raises(BugError, match="vm_insert_page in a fault"):
+        vm_insert_page(vma, vma.vm_start, frame)
+    with world.mm.mmap_lock.read(), pytest.raises(BugError, match="vm_insert_page in a fault"):
+        vm_insert_page(vma, vma.vm_start, frame)
+    assert "mm" not in vm_flag_names(vma.vm_flags)
+    with world.mm.mmap_lock.write():
+        assert vm_insert_page(vma, vma.vm_start, frame) == 0
+        pfnmap = world.mmap(world.fs.make_file({0: 3}), vm_flags=SHARED_PFNMAP)
+        with pytest.raises(BugError, match="vm_insert_page into VM_PFNMAP"):
+            vm_insert_page(pfnmap, pfnmap.vm_start, frame)
+    assert "mm" in vm_flag_names(vma.vm_flags)
+    world.check(pins=[frame])
+
+
+@in_2008
+def test_11_page_path_of_2008_asks_for_no_lock_and_makes_nothing_mixed(world: World, frame: Pfn):
+    vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=VM_READ)
+    assert vm_insert_page(vma, vma.vm_start, frame) == 0
+    assert not vma.vm_flags & VM_MIXEDMAP
+    world.check(pins=[frame])
+
+
+@now
+@pytest.mark.parametrize("vm_flags", [SHARED_RW, SHARED_RW & ~VM_WRITE], ids=["rw", "ro"])
+def test_12_mkwrite_upgrades_the_pte_of_the_same_pfn(world: World, vm_flags: int):
+    vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=vm_flags)
+    vma.vm_page_prot = PTE_PRESENT  # as for a file that wants to see first writes
+    assert vmf_insert_mixed(vma, vma.vm_start, BARE) == NOPAGE
+    pte = world.pte(vma, 0)
+    assert (pte_write(pte), used(vma, 0)) == (False, (0, 0))
+    for _ in range(2):
+        assert vmf_insert_mixed_mkwrite(vma, vma.vm_start, BARE) == NOPAGE
+        pte = world.pte(vma, 0)
+        assert (pte_pfn(pte), used(vma, 0)) == (BARE, (1, 1))
+        assert pte_write(pte) is bool(vm_flags & VM_WRITE)
+        assert pte_special(pte) is world.machine.arch.pte_special
+    assert world.machine.vmstat.xip_insert_pfn == 1
+
+
+@now
+def test_12_mkwrite_inserts_a_dirty_writable_pte_where_none_is(world: World):
+    vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=SHARED_RW)
+    vma.vm_page_prot = PTE_PRESENT
+    assert vmf_insert_mixed_mkwrite(vma, vma.vm_start, BARE) == NOPAGE
+    assert pte_write(world.pte(vma, 0))
+    assert used(vma, 0)[1] == 1
+
+
+@in_6_18
+def test_12_mkwrite_of_a_counted_page_upgrades_and_counts_nothing_twice(world: World, frame: Pfn):
+    vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=SHARED_RW)
+    vma.vm_page_prot = PTE_PRESENT
+    assert vmf_insert_page_mkwrite(vma, vma.vm_start, frame, write=False) == NOPAGE
+    assert not pte_write(world.pte(vma, 0))
+    assert vmf_insert_page_mkwrite(vma, vma.vm_start, frame, write=True) == NOPAGE
+    assert pte_write(world.pte(vma, 0))
+    assert used(vma, 0) == (1, 0), "young, and not dirtied here"
+    assert world.counts(frame) == (2, 1, 1, 0)
+    world.check(pins=[frame])
+
+
+@archs(lambda arch: arch.version == "6.1" and not arch.pte_special)
+def test_12_mkwrite_of_6_1_does_not_reach_the_page_path(world: World, frame: Pfn):
+    """A page that pfn_valid knows became writable: 6.1 has no mkwrite in insert_page yet."""
+    vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=SHARED_RW)
+    vma.vm_page_prot = PTE_PRESENT
+    for _ in range(2):
+        assert vmf_insert_mixed_mkwrite(vma, vma.vm_start, frame) == NOPAGE
+        assert not pte_write(world.pte(vma, 0))
+    assert world.counts(frame) == (2, 1, 1, 0)
+
+
+@now
+def test_13_mkwrite_over_another_pfn_changes_nothing_and_warns(
+    world: World, expected_logs: Callable[[str], None]
+):
+    expected_logs(f"mkwrite of pfn {BARE + 1:#x} where {BARE:#x} is mapped")
+    vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=SHARED_RW)
+    vmf_insert_mixed(vma, vma.vm_start, BARE)
+    pte = world.pte(vma, 0)
+    assert vmf_insert_mixed_mkwrite(vma, vma.vm_start, Pfn(BARE + 1)) == NOPAGE
+    assert (world.pte(vma, 0), used(vma, 0)) == (pte, (0, 0))
+
+
+@now
+def test_13_mkwrite_over_the_zero_page_changes_nothing_silently(world: World):
+    vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=PRIVATE_RW)
+    assert vmf_insert_mixed(vma, vma.vm_start, world.machine.zero_pfn) == NOPAGE
+    pte = world.pte(vma, 0)
+    assert vmf_insert_mixed_mkwrite(vma, vma.vm_start, BARE) == NOPAGE
+    assert world.pte(vma, 0) == pte
+
+
+@in_6_18
+def test_13_mkwrite_of_a_counted_page_over_another_is_sigbus(
+    world: World, frame: Pfn, expected_logs: Callable[[str], None]
+):
+    expected_logs(f"mkwrite of pfn {frame:#x} where {BARE:#x} is mapped")
+    vma = world.mmap(world.fs.make_file({0: 3, 1: 4}), vm_flags=SHARED_RW)
+    vmf_insert_mixed(vma, vma.vm_start, BARE)
+    pte = world.pte(vma, 0)
+    assert vmf_insert_page_mkwrite(vma, vma.vm_start, frame, write=True) == SIGBUS
+    assert world.pte(vma, 0) == pte
+    assert vmf_insert_page_mkwrite(vma, vma.vm_start, frame, write=False) == NOPAGE
+    assert world.counts(frame) == (1, 0, 0, 0)
+
+
+@now
+def test_14_zero_page_is_never_inserted_for_writing(world: World):
+    vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=PRIVATE_RW)
+    result = vmf_insert_mixed_mkwrite(vma, vma.vm_start, world.machine.zero_pfn)
+    if world.machine.arch.is_6_18:
+        assert (result, world.pte(vma, 0)) == (SIGBUS, 0)
+    else:
+        assert result == NOPAGE, "6.1 does not ask"
+        assert pte_pfn(world.pte(vma, 0)) == world.machine.zero_pfn
+
+
+@in_6_18
+def test_14_zero_page_is_not_inserted_where_a_write_could_reach_it(world: World):
+    zero = world.machine.zero_pfn
+    shared = world.mmap(world.fs.make_file({0: 3}), vm_flags=SHARED_RW)
+    assert vmf_insert_mixed(shared, shared.vm_start, zero) == SIGBUS
+    readable = world.mmap(world.fs.make_file({0: 3}))
+    assert vmf_insert_mixed(readable, readable.vm_start, zero) == NOPAGE
 
 
 def test_15_fault_that_comes_second_finds_the_pte_and_is_content(world: World):
@@ -185,26 +439,76 @@ def test_15_fault_that_comes_second_finds_the_pte_and_is_content(world: World):
     world.check()
 
 
+@pytest.mark.parametrize(
+    ("pgoff", "step"),
+    [
+        (0, "xip_file_fault: insert"),
+        (1, "xip_file_fault: insert"),
+        (2, "xip_file_fault: sparse"),
+    ],
+)
+def test_15_two_faults_at_once_install_one_pte(world: World, pgoff: int, step: str):
+    vma = world.mmap(world.fs.make_file({0: 3, 1: 4}, nr_pages=3))
+    promote_pages(world.machine, vma.vm_file, np.array([1]))
+    results: list[FaultResult] = []
+    with at_step(step, lambda: results.append(fault(vma, pgoff))):
+        results.append(fault(vma, pgoff))
+    assert results == [NOPAGE, NOPAGE]
+    vmstat = world.machine.vmstat
+    assert vmstat.xip_insert_pfn + vmstat.xip_insert_page == 1
+    world.check()
+
+
 # --- vm_normal_page ---
 
 
+@with_bit
 def test_16_special_pte_is_no_page_even_of_a_frame_with_struct_page(
     world: World, vma: Vma, frame: Pfn
 ):
+    assert world.machine.pfn_valid(frame)
     pte = mk_pte(frame, PTE_PRESENT | PTE_SPECIAL)
-    if world.machine.arch.pte_special:
-        assert vm_normal_page(vma, vma.vm_start, pte) is None
-        assert vm_normal_page(vma, vma.vm_start, mk_pte(frame, PTE_PRESENT)) == frame
-    else:
-        assert vm_normal_page(vma, vma.vm_start, pte) == frame, "there is no such bit here"
+    assert vm_normal_page(vma, vma.vm_start, pte) is None
+    assert vm_normal_page(vma, vma.vm_start, mk_pte(frame, PTE_PRESENT)) == frame
 
 
+@without_bit
 def test_17_pfn_valid_tells_where_there_is_no_bit(world: World, vma: Vma, frame: Pfn):
     vm_insert_mixed(vma, vma.address(Pgoff(0)), frame)
     vm_insert_mixed(vma, vma.address(Pgoff(1)), BARE)
-    has_bit = world.machine.arch.pte_special
-    assert vm_normal_page(vma, vma.vm_start, world.pte(vma, 0)) == (None if has_bit else frame)
+    assert vm_normal_page(vma, vma.vm_start, world.pte(vma, 0)) == frame
     assert vm_normal_page(vma, vma.vm_start, world.pte(vma, 1)) is None
+
+
+def test_18_private_pfnmap_knows_its_pages_by_their_linear_place(world: World):
+    """With a special bit that one tells; the answers are the same."""
+    vma = world.mmap(world.fs.make_file({}, nr_pages=4), vm_flags=PRIVATE_PFNMAP)
+    first = Pfn(NVRAM_PFN_START + 20)
+    assert remap_pfn_range(vma, vma.vm_start, first, 4) == 0
+    assert vma.vm_pgoff == first
+    addresses = range(vma.vm_start, vma.vm_end, PAGE_SIZE)
+    ptes = [world.mm.page_table.find_pte(Vaddr(address)) for address in addresses]
+    assert [pte_pfn(pte) for pte in ptes] == list(range(first, first + 4))
+    for address, pte in zip(addresses, ptes, strict=True):
+        assert vm_normal_page(vma, Vaddr(address), pte) is None
+    assert user_store(world.mm, Vaddr(vma.vm_start + PAGE_SIZE), b"mine") is None
+    copy = world.mm.page_table.find_pte(Vaddr(vma.vm_start + PAGE_SIZE))
+    page = vm_normal_page(vma, Vaddr(vma.vm_start + PAGE_SIZE), copy)
+    assert page == pte_pfn(copy)
+    assert world.counts(page) == (1, 1, 0, 1)
+    assert world.page(page) == b"mine" + block_bytes(21)[4:]
+    world.check()
+
+
+def test_19_shared_pfnmap_has_no_pages_wherever_they_are(world: World, frame: Pfn):
+    vma = world.mmap(world.fs.make_file({}, nr_pages=4), vm_flags=SHARED_PFNMAP)
+    for pgoff in (frame, frame + 1):  # at its linear place and at another
+        address = vma.address(Pgoff(pgoff))
+        assert vm_insert_pfn(vma, address, frame) == 0
+        assert vm_normal_page(vma, address, world.pte(vma, pgoff)) is None
+    munmap(vma)
+    assert world.counts(frame) == (1, 0, 0, 0)
+    world.check(pins=[frame])
 
 
 def test_20_pfn_valid_is_never_asked_where_there_is_a_bit(world: World, vma: Vma, frame: Pfn):
@@ -227,275 +531,34 @@ def test_20_pfn_valid_is_never_asked_where_there_is_a_bit(world: World, vma: Vma
     assert pfn_valid.nr_locks == 0
 
 
-@pytest.mark.parametrize("arch", [get_arch("x86", "2.6.28"), get_arch("x86", "6.1")])
+def test_20_truthful_list_would_take_its_lock_at_each_pte(world: World, vma: Vma):
+    """What the bit spares s390: the same pages, and no lock."""
+    world.machine.pfn_valid = ListMem(world.machine.physmem.nr_ram_frames)
+    for _ in range(3):
+        access_range(vma, Pgoff(0), 8)
+        munmap(world.mmap(vma.vm_file))
+    munmap(vma)
+    nr_locks = world.machine.pfn_valid.nr_locks
+    assert nr_locks == (0 if world.machine.arch.pte_special else 8)
+
+
+@with_bit
 def test_21_ordinary_vma_has_no_special_ptes(world: World, expected_logs: Callable[[str], None]):
     vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=VM_READ)
     pte = mk_pte(BARE, PTE_PRESENT | PTE_SPECIAL)
     if world.machine.arch.is_2008:
-        with pytest.raises(BugError):
+        with pytest.raises(BugError, match="a special pte in an ordinary vma"):
             vm_normal_page(vma, vma.vm_start, pte)
         return
+    zero = mk_pte(world.machine.zero_pfn, PTE_PRESENT | PTE_SPECIAL)
+    assert vm_normal_page(vma, vma.vm_start, zero) is None, "silently"
     expected_logs("bad page map")
     assert vm_normal_page(vma, vma.vm_start, pte) is None
-    zero = mk_pte(world.machine.zero_pfn, PTE_PRESENT | PTE_SPECIAL)
-    assert vm_normal_page(vma, vma.vm_start, zero) is None
 
 
-# --- Files ---
+# --- All of them ---
 
 
-@pytest.mark.parametrize(
-    ("size_bytes", "nr_pages"), [(0, 0), (1, 1), (4095, 1), (4096, 1), (4097, 2), (8192, 2)]
-)
-def test_22_last_page_maps_even_in_part_and_the_next_one_is_sigbus(
-    world: World, size_bytes: int, nr_pages: int
-):
-    mapping = world.fs.make_file({0: 3, 1: 4, 2: 5}, size_bytes=size_bytes)
-    vma = world.mmap(mapping, nr_pages=3)
-    results = [fault(vma, pgoff) for pgoff in range(3)]
-    assert results == [NOPAGE] * nr_pages + [SIGBUS] * (3 - nr_pages)
-    assert [bool(world.pte(vma, pgoff)) for pgoff in range(3)] == [
-        pgoff < nr_pages for pgoff in range(3)
-    ]
-    with pytest.raises(DeviceError, match="SIGBUS"):
-        access_page(vma, Pgoff(2))
-
-
-def test_23_filesystem_that_fails_is_oom_and_one_that_cannot_allocate_sigbus(
-    world: World, expected_logs
-):
-    expected_logs("a damaged extent")
-    mapping = world.fs.make_file({0: 3}, nr_pages=3, read_only=False)
-    vma = world.mmap(mapping, vm_flags=VM_FILLS_HOLES)
-    world.fs.errors[mapping.id, 0] = FormatError("a damaged extent")
-    assert fault(vma, 0) == OOM
-    world.fs.free_blocks.clear()
-    assert fault(vma, 1) == SIGBUS
-    world.fs.errors[mapping.id, 1] = NoDataError("still none, though asked to make one")
-    assert fault(vma, 1) == SIGBUS
-    assert not world.mm.page_table.leaves
-    world.check()
-
-
-@pytest.mark.parametrize("vm_flags", [VM_XIP_FILE, VM_PRIVATE], ids=["readonly", "private"])
-def test_24_hole_is_the_sparse_page_counted_and_nothing_is_allocated(world: World, vm_flags: int):
-    mapping = world.fs.make_file({1: 3}, nr_pages=3, read_only=False)
-    vma = world.mmap(mapping, vm_flags=vm_flags)
-    sparse = world.machine.sparse_pfn
-    assert fault(vma, 0) == NOPAGE
-    assert counts(world, sparse) == (2, 1, 1)
-    assert not pte_special(world.pte(vma, 0))
-    assert vm_normal_page(vma, vma.vm_start, world.pte(vma, 0)) == sparse
-    assert access_page(vma, Pgoff(2)) == sparse
-    assert counts(world, sparse) == (3, 2, 2)
-    assert world.page(sparse) == ZEROS
-    assert len(world.fs.free_blocks) == 4
-    assert world.machine.vmstat.xip_insert_sparse == 2
-    world.check()
-
-
-def test_25_hole_in_a_shared_map_that_may_be_written_is_filled_by_a_mere_read(world: World):
-    mapping = world.fs.make_file({1: 3}, nr_pages=3, read_only=False)
-    vma = world.mmap(mapping, vm_flags=VM_FILLS_HOLES)
-    pfn = access_page(vma, Pgoff(0))
-    assert world.machine.is_nvram(pfn)
-    assert world.page(pfn) == ZEROS
-    assert pte_special(world.pte(vma, 0)) is world.machine.arch.pte_special
-    assert (len(world.fs.free_blocks), world.mm.rss_file) == (3, 0)
-    assert world.machine.vmstat.xip_insert_sparse == 0
-    world.check()
-
-
-def test_25_nothing_is_filled_on_a_read_only_filesystem(world: World):
-    vma = world.mmap(world.fs.make_file({}, nr_pages=1), vm_flags=VM_FILLS_HOLES)
-    assert access_page(vma, Pgoff(0)) == world.machine.sparse_pfn
-    assert len(world.fs.free_blocks) == 4
-
-
-def test_26_who_read_zeros_from_the_sparse_page_sees_the_block_that_replaced_it(world: World):
-    """The sparse page stayed mapped in the others, and they would have read zeros for ever."""
-    mapping = world.fs.make_file({}, nr_pages=3, read_only=False)
-    readers = [
-        world.mmap(mapping),
-        world.mmap(mapping, vm_flags=VM_PRIVATE, mm=world.make_mm()),
-    ]
-    for reader in readers:
-        access_range(reader, Pgoff(0), 3)
-    assert [mm.rss_file for mm in world.mms] == [3, 3]
-    writer = world.mmap(mapping, vm_flags=VM_FILLS_HOLES, mm=world.make_mm())
-    pfn = access_page(writer, Pgoff(1))
-    for reader in readers:
-        assert world.pte(reader, 1) == 0
-        assert pte_pfn(world.pte(reader, 0)) == world.machine.sparse_pfn, "other holes stay"
-        assert access_page(reader, Pgoff(1)) == pfn
-    assert [mm.rss_file for mm in world.mms] == [2, 2, 0]
-    world.check()
-
-
-def test_28_reading_a_hole_is_zeros_and_allocates_nothing(world: World):
-    mapping = world.fs.make_file({0: 3, 3: 4}, nr_pages=4, read_only=False)
-    vma = world.mmap(mapping)
-    physmem = world.machine.physmem
-    runs = physmem.runs(access_range(vma, Pgoff(0), 4), 5, 4 * PAGE_SIZE - 10)
-    expected = (block_bytes(3) + ZEROS * 2 + block_bytes(4))[5:-5]
-    assert physmem.gather(runs) == expected, "and not a byte more than was asked for"
-    assert len(world.fs.free_blocks) == 4
-
-
-def test_29_what_is_stored_in_the_region_shows_through_ptes_that_are_there(world: World, vma: Vma):
-    pfn = access_page(vma, Pgoff(1))
-    with world.machine.physmem.nvram.path.open("r+b") as image:
-        image.seek((pfn - NVRAM_PFN_START) * PAGE_SIZE)
-        image.write(ZEROS)
-    pgfault = world.machine.vmstat.pgfault
-    assert world.page(access_page(vma, Pgoff(1))) == ZEROS
-    assert world.machine.vmstat.pgfault == pgfault
-
-
-def test_31_kernel_address_and_pfn_name_the_same_frame(world: World):
-    nvram = world.machine.physmem.nvram
-    mapping = make_extent_file(nvram, [(0, 9, 2), (4, 30, 3)], nr_pages=8)
-    for pgoff, block in ((0, 9), (1, 10), (4, 30), (6, 32)):
-        kaddr, pfn = mapping.a_ops.get_xip_mem(mapping, Pgoff(pgoff), create=False)
-        assert virt_to_pfn(kaddr) == pfn == NVRAM_PFN_START + block
-        assert world.page(pfn) == block_bytes(block)
-    for pgoff in (2, 3, 7, 8, 1 << 40):
-        with pytest.raises(NoDataError):
-            mapping.a_ops.get_xip_mem(mapping, Pgoff(pgoff), create=False)
-
-
-# --- Zap ---
-
-
-def test_40_unmapping_gives_back_what_was_counted_and_nothing_else(world: World):
-    mapping = world.fs.make_file({0: 3, 1: 4}, nr_pages=3)
-    promote_pages(world.machine, mapping, np.array([1]))
-    vma = world.mmap(mapping)
-    access_range(vma, Pgoff(0), 3)
-    frame, sparse = mapping.i_pages[1], world.machine.sparse_pfn
-    assert (counts(world, frame), counts(world, sparse)) == ((2, 1, 2), (2, 1, 2))
-    munmap(vma)
-    assert (counts(world, frame), counts(world, sparse)) == ((1, 0, 0), (1, 0, 0))
-    assert world.machine.vmstat.xip_zap == 3
-    world.check()
-
-
-def test_41_unmapping_by_offset_reaches_every_process(world: World):
-    """Also pages that no struct page could lead from: this is what migration rests on."""
-    mapping = world.fs.make_file({pgoff: 10 + pgoff for pgoff in range(8)})
-    promote_pages(world.machine, mapping, np.array([3]))
-    vmas = [
-        world.mmap(mapping),
-        world.mmap(mapping, pgoff=2, mm=world.make_mm()),
-        world.mmap(mapping, pgoff=3, nr_pages=1, mm=world.make_mm(), vm_flags=VM_PRIVATE),
-    ]
-    for vma in vmas:
-        access_range(vma, vma.vm_pgoff, (vma.vm_end - vma.vm_start) // PAGE_SIZE)
-    assert world.machine.mem_map.page_mapcount(mapping.i_pages[3]) == 3
-    assert unmap_mapping_range(mapping, Pgoff(2), 2, even_cows=True) == 2 + 2 + 1
-    assert [world.pte(vma, 3) for vma in vmas] == [0, 0, 0]
-    assert [world.pte(vma, 2) for vma in vmas[:2]] == [0, 0]
-    assert world.pte(vmas[0], 1)
-    assert world.pte(vmas[1], 4)
-    assert world.machine.mem_map.page_mapcount(mapping.i_pages[3]) == 0
-    world.check()
-
-
-# --- Promotion and demotion ---
-
-
-def test_43_after_promotion_the_next_access_faults_and_gets_the_counted_page(world: World):
-    mapping = world.fs.make_file({0: 3, 1: 4})
-    vmas = [world.mmap(mapping), world.mmap(mapping, mm=world.make_mm())]
-    for vma in vmas:
-        access_range(vma, Pgoff(0), 2)
-    promote_pages(world.machine, mapping, np.array([1]))
-    pgfault = world.machine.vmstat.pgfault
-    for vma in vmas:
-        pfn = access_page(vma, Pgoff(1))
-        assert pfn == mapping.i_pages[1]
-        assert world.page(pfn) == block_bytes(4)
-        assert vm_normal_page(vma, vma.vm_start, world.pte(vma, 1)) == pfn
-        assert access_page(vma, Pgoff(0)) == NVRAM_PFN_START + 3
-    assert world.machine.vmstat.pgfault == pgfault + 2
-    assert counts(world, mapping.i_pages[1]) == (3, 2, 1)
-    world.check()
-
-
-def test_43_with_a_special_bit_a_page_in_ram_enters_by_the_page_path(world: World):
-    """By vm_insert_mixed it would be special, uncounted, and freed under its ptes."""
-    mapping = world.fs.make_file({0: 3, 1: 4, 2: 5})
-    promote_pages(world.machine, mapping, np.array([0, 1]))
-    vma = world.mmap(mapping)
-    access_page(vma, Pgoff(0))
-    access_range(vma, Pgoff(1), 2)
-    has_bit = world.machine.arch.pte_special
-    ptes = [world.pte(vma, pgoff) for pgoff in range(3)]
-    assert [pte_special(pte) for pte in ptes] == [False, False, has_bit]
-    vmstat = world.machine.vmstat
-    assert (vmstat.xip_insert_page, vmstat.xip_insert_pfn, world.mm.rss_file) == (2, 1, 2)
-    world.check()
-
-
-def test_44_page_that_somebody_holds_cannot_leave_and_is_looked_at_after_the_unmapping(
-    world: World,
-):
-    mapping = world.fs.make_file({0: 3})
-    promote_pages(world.machine, mapping, np.array([0]))
-    vma = world.mmap(mapping)
-    access_page(vma, Pgoff(0))
-    frame = mapping.i_pages[0]
-    mem_map = world.machine.mem_map
-    assert (mem_map.page_count(frame), mem_map.page_mapcount(frame)) == (2, 1)
-
-    mem_map.get_page(frame)
-    statistics = demote_pages(world.machine, mapping, [0], DemoteReason.KSWAPD)
-    assert (statistics.nr_migrated, statistics.nr_failed) == (0, 1)
-    assert mapping.i_pages == {0: frame}
-    assert world.pte(vma, 0) == 0
-
-    access_page(vma, Pgoff(0))  # mapped again: that alone makes nobody busy
-    mem_map.put_page(frame)
-    statistics = demote_pages(world.machine, mapping, [0], DemoteReason.KSWAPD)
-    assert (statistics.nr_migrated, statistics.nr_failed) == (1, 0)
-    assert (mapping.i_pages, mem_map.page_count(frame)) == ({}, 0)
-    assert access_page(vma, Pgoff(0)) == NVRAM_PFN_START + 3
-    world.check()
-
-
-# --- Accounting ---
-
-
-def test_51_and_52_rss_counts_pages_with_a_struct_page_only(world: World):
-    mapping = world.fs.make_file({pgoff: pgoff for pgoff in range(6)}, nr_pages=8)
-    promote_pages(world.machine, mapping, np.array([1, 2, 3]))
-    vmas = [world.mmap(mapping), world.mmap(mapping, mm=world.make_mm())]
-    for vma in vmas:
-        access_range(vma, Pgoff(0), 8)
-    assert [mm.rss_file for mm in world.mms] == [3 + 2] * 2, "the frames, and a page of zeros twice"
-    assert world.machine.mem_map.mapcount.sum() == 10
-    world.check()
-
-
-def test_53_area_is_mixed_and_not_a_pfnmap(vma: Vma):
-    assert vma.vm_flags & VM_MIXEDMAP
-    assert not vma.vm_flags & VM_PFNMAP
-
-
-def test_54_region_costs_no_struct_page(tmp_path: Path):
-    nvram = make_nvram(tmp_path / "region", 300)
-    machine = Machine(nvram, nr_tier_frames=5)
-    assert machine.mem_map.nr_frames == 5 + 2
-    assert machine.mem_map.size_bytes == 7 * 64
-    assert machine.struct_page_saved_bytes == 300 * 64
-    machine.close()
-    nvram.close()
-
-
-# --- All architectures alike ---
-
-
-@pytest.mark.parametrize("arch", ARCHS, ids=lambda arch: f"{arch.name}-{arch.version}")
 def test_what_a_program_reads_is_the_same_everywhere(world: World):
     mapping = world.fs.make_file({pgoff: pgoff + 20 for pgoff in range(6)}, nr_pages=8)
     vma = world.mmap(mapping)
@@ -504,6 +567,7 @@ def test_what_a_program_reads_is_the_same_everywhere(world: World):
         promote_pages(world.machine, mapping, np.array(pgoffs, np.int64))
         assert [world.page(access_page(vma, Pgoff(pgoff))) for pgoff in range(8)] == expected
         assert [world.page(pfn) for pfn in access_range(vma, Pgoff(0), 8).tolist()] == expected
+        assert user_load(world.mm, vma.vm_start, 8 * PAGE_SIZE) == b"".join(expected)
         world.check()
 
 

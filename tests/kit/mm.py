@@ -12,23 +12,39 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from xipfs.errors import NoDataError, NoSpaceError, XipfsError
 from xipfs.fs.extent import ExtentMap
 from xipfs.fs.xip import XipOperations
 from xipfs.mm.address_space import AddressSpace
-from xipfs.mm.arch import ARCH_DEFAULT, Arch, get_arch
+from xipfs.mm.arch import ARCH_DEFAULT, ARCHS, Arch, get_arch
 from xipfs.mm.check import check_invariants
-from xipfs.mm.filemap_xip import xip_file_mmap
+from xipfs.mm.fault import handle_mm_fault
+from xipfs.mm.filemap_xip import XIP_FILE_VM_OPS, xip_file_mmap
+from xipfs.mm.lock import Scheduler, set_scheduler
 from xipfs.mm.machine import Machine
 from xipfs.mm.pgtable import PMD_SHIFT
-from xipfs.mm.vma import VM_XIP_FILE, Mm, Vma
+from xipfs.mm.vm_fault import FaultResult, VmOperations
+from xipfs.mm.vma import (
+    VM_MAYREAD,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_MIXEDMAP,
+    VM_READ,
+    VM_SHARED,
+    VM_WRITE,
+    VM_XIP_FILE,
+    Mm,
+    Vma,
+)
 from xipfs.ondisk.extent import EXTENT_DTYPE
 from xipfs.ondisk.inode import DiskInode
 from xipfs.phys.nvram import NvramDevice
@@ -48,10 +64,17 @@ from xipfs.units import (
 
 __all__ = [
     "ARCH_KINDS",
+    "BARE",
+    "PRIVATE_RW",
+    "SHARED_RW",
     "ZEROS",
     "DictFs",
     "World",
+    "arch_id",
+    "archs",
+    "at_step",
     "block_bytes",
+    "fault",
     "iter_ptes",
     "make_extent_file",
     "make_nvram",
@@ -64,6 +87,12 @@ ARCH_KINDS = {"bare": ARCH_DEFAULT, "special": get_arch("x86", "6.18")}
 
 ZEROS = bytes(PAGE_SIZE)
 
+PRIVATE_RW = VM_READ | VM_WRITE | VM_MAYREAD | VM_MAYWRITE | VM_MIXEDMAP
+SHARED_RW = PRIVATE_RW | VM_SHARED | VM_MAYSHARE
+
+BARE = Pfn(NVRAM_PFN_START + 7)
+"""A frame without struct page, which holds block_bytes(7)."""
+
 _NR_WORDS = PAGE_SIZE // 8
 
 
@@ -71,6 +100,43 @@ def block_bytes(block: int) -> bytes:
     """Return what page *block* of a region holds: no two words of any two pages are equal."""
     words = (1 << 56) + (block << 16) + np.arange(_NR_WORDS)
     return words.astype("<u8").tobytes()
+
+
+def arch_id(arch: Arch) -> str:
+    return f"{arch.name}-{arch.version}"
+
+
+def archs(applies: Callable[[Arch], bool]) -> pytest.MarkDecorator:
+    """Mark a test, or a module, that applies to some architectures only."""
+    return pytest.mark.parametrize("arch", list(filter(applies, ARCHS)), ids=arch_id)
+
+
+def fault(vma: Vma, pgoff: int, flags: int = 0) -> FaultResult:
+    return handle_mm_fault(vma, vma.address(Pgoff(pgoff)), flags)
+
+
+@contextmanager
+def at_step(what: str, act: Callable[[], object]) -> Iterator[None]:
+    """Let another party act() once, where mm is about to do the step *what*; it must come there."""
+    steps = _OneInterruption(what, act)
+    set_scheduler(steps)
+    try:
+        yield
+    finally:
+        set_scheduler(None)
+    assert steps.act is None, f"no step {what!r}"
+
+
+class _OneInterruption(Scheduler):
+    def __init__(self, what: str, act: Callable[[], object]) -> None:
+        self.what = what
+        self.act: Callable[[], object] | None = act
+
+    def step(self, what: str) -> None:
+        act = self.act
+        if act is not None and what == self.what:
+            self.act = None
+            act()
 
 
 def make_nvram(path: Path, nr_pages: int, nr_zero_pages: int = 0) -> NvramDevice:
@@ -206,13 +272,33 @@ class World:
         pgoff: int = 0,
         nr_pages: int | None = None,
         vm_flags: int = VM_XIP_FILE,
+        vm_ops: VmOperations = XIP_FILE_VM_OPS,
         mm: Mm | None = None,
     ) -> Vma:
         """Map *mapping* from *pgoff* to its end, unless told otherwise, into the first mm."""
         if nr_pages is None:
             nr_pages = mapping.nr_pages - pgoff
         mm = mm if mm is not None else self.mm
-        return xip_file_mmap(mm, mapping, nr_pages=nr_pages, pgoff=Pgoff(pgoff), vm_flags=vm_flags)
+        if vm_ops is XIP_FILE_VM_OPS:
+            return xip_file_mmap(
+                mm, mapping, nr_pages=nr_pages, pgoff=Pgoff(pgoff), vm_flags=vm_flags
+            )
+        vma = mm.mmap(
+            mapping, nr_pages=nr_pages, pgoff=Pgoff(pgoff), vm_flags=vm_flags, vm_ops=vm_ops
+        )
+        vma.set_page_prot()
+        return vma
+
+    def counts(self, frame: Pfn, mm: Mm | None = None) -> tuple[int, int, int, int]:
+        """Return (references, ptes) of *frame* and (file, anonymous) rss of the first mm."""
+        mem_map = self.machine.mem_map
+        mm = mm if mm is not None else self.mm
+        return (
+            mem_map.page_count(frame),
+            mem_map.page_mapcount(frame),
+            mm.rss_file,
+            mm.rss_anon,
+        )
 
     def page(self, pfn: int) -> bytes:
         """Return the bytes of frame *pfn*, of either kind."""

@@ -41,7 +41,7 @@ from xipfs.mm.vm_fault import (
 from xipfs.mm.vma import VM_MAYSHARE, VM_SHARED, VM_WRITE, Vma
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Pfn, Vaddr
 
-__all__ = ["handle_mm_fault", "handle_mm_fault_range"]
+__all__ = ["finish_fault", "handle_mm_fault", "handle_mm_fault_range"]
 
 _log = logging.getLogger(__name__)
 
@@ -125,11 +125,11 @@ def _do_read_fault(vmf: VmFault) -> FaultResult:
     result = vmf.vma.vm_ops.fault(vmf)
     if result & _FAILED_OR_NOPAGE:
         return result
-    return _finish_fault(vmf, _fault_page(vmf))
+    return finish_fault(vmf, _fault_page(vmf))
 
 
 def _do_cow_fault(vmf: VmFault) -> FaultResult:
-    """A private write: what ->fault hands over is copied at once."""
+    """A private write: what ->fault hands over is copied at once, unless it did so itself."""
     vma = vmf.vma
     machine = vma.vm_mm.machine
     vma.anon_vma = True
@@ -140,10 +140,12 @@ def _do_cow_fault(vmf: VmFault) -> FaultResult:
     if result & _FAILED_OR_NOPAGE:
         machine.mem_map.put_page(vmf.cow_page)
         return result
+    if result & FaultResult.DONE_COW:
+        return result
     page = _fault_page(vmf)
     machine.physmem.frame(vmf.cow_page)[:] = machine.physmem.frame(page)
     machine.mem_map.put_page(page)
-    return _finish_fault(vmf, vmf.cow_page)
+    return finish_fault(vmf, vmf.cow_page)
 
 
 def _do_shared_fault(vmf: VmFault) -> FaultResult:
@@ -158,7 +160,7 @@ def _do_shared_fault(vmf: VmFault) -> FaultResult:
         if result & _FAILED_OR_NOPAGE:
             mem_map.put_page(page)
             return result
-    result = _finish_fault(vmf, page)
+    result = finish_fault(vmf, page)
     if not result & _FAILED_OR_NOPAGE:
         mem_map.set_page_dirty(page)  # fault_dirty_shared_page
     return result
@@ -170,9 +172,11 @@ def _fault_page(vmf: VmFault) -> Pfn:
     return vmf.page
 
 
-def _finish_fault(vmf: VmFault, page: Pfn) -> FaultResult:
+def finish_fault(vmf: VmFault, page: Pfn) -> FaultResult:
     """Map *page*, whose reference goes to the pte, unless another fault was first.
 
+    For a ->fault that fills vmf.cow_page itself, too, and answers VM_FAULT_DONE_COW then.
+    Returns: VM_FAULT_DONE, NOPAGE if another fault was first, OOM.
     Source: mm/memory.c finish_fault and do_set_pte, 6.1.
     """
     vma = vmf.vma
@@ -342,21 +346,30 @@ def _cow_user_page(vmf: VmFault, new: Pfn, old: Pfn | None) -> bool:
     Source: mm/memory.c cow_user_page, 2.6.28; __wp_page_copy_user, 6.1.
     """
     machine = vmf.vma.vm_mm.machine
-    target = machine.physmem.frame(new)
+    physmem = machine.physmem
     if old is not None:
-        target[:] = machine.physmem.frame(old)
+        physmem.frame(new)[:] = physmem.frame(old)
         return True
-    pte = vmf.vma.vm_mm.page_table.find_pte(vmf.address)
-    try:
-        if pte & PTE_PRESENT:
-            target[:] = machine.physmem.load(pte_pfn(pte) << PAGE_SHIFT, PAGE_SIZE)
-            return True
-        if not machine.arch.is_2008:
+    data = _load_user_page(vmf)
+    if data is None and not machine.arch.is_2008:
+        atomic_step("wp_page_copy: copy again")
+        if not _pte_same(vmf):
             return False
-    except DeviceError as exc:
-        _log.warning("a private copy is zeros, its page cannot be read: %s", exc)
-    target[:] = bytes(PAGE_SIZE)
+        data = _load_user_page(vmf)
+    physmem.frame(new)[:] = bytes(PAGE_SIZE) if data is None else data
     return True
+
+
+def _load_user_page(vmf: VmFault) -> bytes | None:
+    """Return what the process sees at the fault's address, None if it sees nothing just now."""
+    pte = vmf.vma.vm_mm.page_table.find_pte(vmf.address)
+    if not pte & PTE_PRESENT:
+        return None
+    try:
+        return vmf.vma.vm_mm.machine.physmem.load(pte_pfn(pte) << PAGE_SHIFT, PAGE_SIZE)
+    except DeviceError as exc:
+        _log.warning("a page cannot be read for its private copy: %s", exc)
+        return None
 
 
 def _pte_same(vmf: VmFault) -> bool:

@@ -3,6 +3,7 @@
     area                     2.6.28                        6.1
     has private copies       ptes are copied               copied
     VM_PFNMAP                copied                        copied
+    vm_insert_page was used  copied                        (such an area is VM_MIXEDMAP)
     VM_MIXEDMAP              left to faults                copied
     any other                left to faults                left to faults
 
@@ -25,6 +26,7 @@ from xipfs.mm.pgtable import PMD_SHIFT, PTE_NONE, PTE_RW, Leaf, mk_pte, pte_inde
 from xipfs.mm.remap import track_pfn_copy
 from xipfs.mm.vma import (
     VM_DONTCOPY,
+    VM_INSERTPAGE,
     VM_MIXEDMAP,
     VM_PFNMAP,
     VM_SHARED,
@@ -60,7 +62,7 @@ def dup_mm(parent: Mm) -> Mm | int:
 
 def _vma_needs_copy(vma: Vma) -> bool:
     """Would faults not bring these ptes back as they are?"""
-    if vma.anon_vma or vma.vm_flags & VM_PFNMAP:
+    if vma.anon_vma or vma.vm_flags & (VM_PFNMAP | VM_INSERTPAGE):
         return True
     return bool(vma.vm_flags & VM_MIXEDMAP) and not vma.vm_mm.machine.arch.is_2008
 

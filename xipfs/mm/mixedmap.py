@@ -32,7 +32,16 @@ from xipfs.mm.pgtable import (
     pte_special,
 )
 from xipfs.mm.vm_fault import FaultResult
-from xipfs.mm.vma import VM_IO, VM_MAYWRITE, VM_MIXEDMAP, VM_PFNMAP, VM_WRITE, Vma, is_cow_mapping
+from xipfs.mm.vma import (
+    VM_INSERTPAGE,
+    VM_IO,
+    VM_MAYWRITE,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
+    VM_WRITE,
+    Vma,
+    is_cow_mapping,
+)
 from xipfs.units import PAGE_SHIFT, PFN_NONE, Pfn, Vaddr
 
 __all__ = [
@@ -83,7 +92,8 @@ def vmf_insert_mixed_mkwrite(vma: Vma, address: Vaddr, pfn: Pfn) -> FaultResult:
     """Do what `vmf_insert_mixed` does, and make the pte dirty, and writable if the vma is.
 
     A pte of the same pfn is upgraded; one of another stays, with a warning, and NOPAGE is returned.
-    Source: mm/memory.c vmf_insert_mixed_mkwrite, 6.1.
+    A page that is to be counted enters, in 6.1, as `vmf_insert_mixed` has it, for reading.
+    Source: mm/memory.c vmf_insert_mixed_mkwrite, 6.1 and 6.18.
     """
     return _vmf_insert_mixed(vma, address, pfn, mkwrite=True)
 
@@ -103,7 +113,9 @@ def vm_insert_page(vma: Vma, address: Vaddr, pfn: Pfn) -> int:
         return -errno.EFAULT
     if machine.mem_map.page_count(pfn) == 0:
         return -errno.EINVAL
-    if not vma.vm_flags & VM_MIXEDMAP and not machine.arch.is_2008:
+    if machine.arch.is_2008:
+        vma.vm_flags |= VM_INSERTPAGE
+    elif not vma.vm_flags & VM_MIXEDMAP:
         bug_on(not vma.vm_mm.mmap_lock.is_write_locked, "vm_insert_page in a fault", vma=vma)
         bug_on(bool(vma.vm_flags & VM_PFNMAP), "vm_insert_page into VM_PFNMAP", vma=vma)
         vma.vm_flags |= VM_MIXEDMAP
@@ -247,7 +259,10 @@ def insert_range(vma: Vma, address: Vaddr, pfns: NDArray[np.int64]) -> int:
     if nr_normal:
         machine.mem_map.add_file_rmaps(pages[normal])
         mm.rss_file += nr_normal
-        machine.vmstat.xip_insert_sparse += int(np.count_nonzero(pages == machine.sparse_pfn))
+        nr_sparse = int(np.count_nonzero(pages == machine.sparse_pfn))
+        machine.vmstat.xip_insert_sparse += nr_sparse
+        if machine.arch.is_2008 and (nr_sparse or machine.arch.pte_special):
+            vma.vm_flags |= VM_INSERTPAGE
     leaf.nr_present += nr_inserted
     machine.vmstat.xip_insert_page += nr_normal
     machine.vmstat.xip_insert_pfn += nr_inserted - nr_normal
@@ -282,7 +297,8 @@ def _insert_mixed(vma: Vma, address: Vaddr, pfn: Pfn, *, mkwrite: bool) -> int:
     machine = vma.vm_mm.machine
     if not machine.arch.pte_special and machine.pfn_valid(pfn):
         # By page though it came as pfn, so that it may be looked up again by pfn_valid.
-        return _insert_page(vma, address, pfn, mkwrite=mkwrite)
+        # insert_page knows mkwrite since 6.15 only.
+        return _insert_page(vma, address, pfn, mkwrite=mkwrite and machine.arch.is_6_18)
     return _insert_pfn(vma, address, pfn, mkwrite=mkwrite)
 
 

@@ -1,6 +1,7 @@
 """Areas come, split and go: mmap, munmap, and what becomes of a whole mm.
 
-Source: mm/mmap.c and mm/util.c, 6.1.
+Source: mm/mmap.c and mm/util.c, 6.1; for the order in which an area goes, tlb_free_vmas of
+include/asm-generic/tlb.h, 6.18. Differs from Linux: there is no TLB, a translation is a pte.
 """
 
 import errno
@@ -9,6 +10,7 @@ from typing import Protocol
 from xipfs.errors import OutOfFramesError
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.gup import mm_populate
+from xipfs.mm.lock import atomic_step
 from xipfs.mm.rmap import free_pgtables, zap_page_range
 from xipfs.mm.vm_fault import VmOperations
 from xipfs.mm.vma import (
@@ -137,8 +139,11 @@ def unmap_range(mm: Mm, start: Vaddr, end: Vaddr) -> None:
 
 def munmap(vma: Vma) -> None:
     """Take *vma* away: its ptes, what was known of their use, leaves without use, and itself."""
+    atomic_step("munmap: zap")
     zap_page_range(vma, vma.vm_start, vma.vm_end)
     free_pgtables(vma)
+    # Only now: who unmaps by offset and finds no area believes that nobody reaches the page.
+    atomic_step("munmap: unlink")
     vma.vm_mm.remove_vma(vma)
     vma.vm_ops.close(vma)
 
