@@ -62,8 +62,9 @@ KINDS = [
 """What an operation may be; what is there twice is twice as frequent."""
 
 PROFILES: list[tuple[str, str, tuple[str, ...]]] = [
-    ("mixed", "RWPIVF", ("shared", "private")),
     ("mixed", "RPV", ("shared", "private")),
+    ("mixed", "RV", ("private",)),
+    ("mixed", "RWPIVF", ("shared", "private")),
     ("mixed", "RWPIVZF", ("shared", "private")),
     ("mixed", "RWPIVG", ("shared",)),
     ("pfn", "FG", ("shared",)),
@@ -88,7 +89,10 @@ def scenes(
     """
     writer = _Writer(draw, draw(st.sampled_from([p for p in PROFILES if p[0] in vms])), arch)
     writer.write_map()
-    for kind in draw(st.lists(st.sampled_from(KINDS), max_size=max_ops)):
+    kinds = st.sampled_from(KINDS)
+    few = st.lists(kinds, max_size=max_ops)  # to shrink to; on its own mostly a handful
+    many = st.lists(kinds, min_size=max_ops // 2, max_size=max_ops)
+    for kind in draw(few | many | many):
         getattr(writer, f"write_{kind}")()
     writer.write_outcome(with_rss)
     return "".join(f"{line}\n" for line in writer.lines)
@@ -172,7 +176,7 @@ class _Writer:
     def prot(self, share: str) -> str:
         """The zero page must not become writable."""
         allowed = set(PROTS) - ({"rw"} if share == "shared" and "Z" in self.letters else set())
-        return self.choose(sorted(allowed & {"rw"}) * 3 + sorted(allowed))
+        return self.choose(["r", *sorted(allowed & {"rw"}) * 4, *sorted(allowed)])
 
     # ------------------------------------------------------------ operations
 
