@@ -317,6 +317,10 @@ class Mm:
         # leaves, and ranges of one size are interchangeable.
         align = min(nr_reserved, PTRS_PER_PTE) << PAGE_SHIFT
         start = -(-self._next_address // align) * align
+        while self.is_mapped(Vaddr(start), Vaddr(start + nr_bytes)):
+            # An area that grew in place, or was put at a fixed address.
+            _, last = self.vmas.peekitem(self.vmas.bisect_left(start + nr_bytes) - 1)
+            start = -(-last.vm_end // align) * align
         if start + nr_bytes > _TASK_SIZE:
             raise OutOfFramesError(f"no address range for {nr_pages} pages")
         self._next_address = start + nr_bytes

@@ -165,3 +165,23 @@ def test_damage_is_noticed(world: World, damage: Callable[[Vma], None], message:
     damage(vma)
     with pytest.raises(BugError, match=message):
         world.check()
+
+
+def test_room_is_not_where_an_area_grew_or_was_put(world: World):
+    """The next free address was handed out though an area had grown over it."""
+    mapping = world.fs.make_file({}, nr_pages=1024)
+    first = world.mmap(mapping, nr_pages=2)
+    first.vm_end = Vaddr(first.vm_end + 4 * PAGE_SIZE)
+    second = world.mmap(mapping, nr_pages=2)
+    assert second.vm_start == first.vm_end
+    fixed = world.mm.mmap(
+        mapping,
+        nr_pages=1,
+        pgoff=Pgoff(0),
+        vm_flags=VM_XIP_FILE,
+        vm_ops=second.vm_ops,
+        address=Vaddr(second.vm_end + PAGE_SIZE),
+    )
+    assert world.mmap(mapping, nr_pages=1).vm_start == second.vm_end
+    assert world.mmap(mapping, nr_pages=1).vm_start == fixed.vm_end
+    world.check()
