@@ -59,6 +59,7 @@ __all__ = [
     "FOLL_DUMP",
     "FOLL_FAST_ONLY",
     "FOLL_FORCE",
+    "FOLL_LONGTERM",
     "FOLL_PIN",
     "FOLL_TOUCH",
     "FOLL_WRITE",
@@ -75,6 +76,8 @@ FOLL_TOUCH = 0x02
 FOLL_DUMP = 0x08
 FOLL_FORCE = 0x10
 FOLL_FAST_ONLY = 0x80000
+FOLL_LONGTERM = 0x10000
+"""The pin stays for long; before 6.3 such a walk does not mark ptes as used."""
 FOLL_PIN = 0x40000
 """The page's bytes will be touched by others than the CPU: pins instead of references (5.6)."""
 
@@ -87,7 +90,8 @@ def get_user_pages(mm: Mm, start: Vaddr, nr_pages: int, flags: int, pages: list[
     Returns: how many pages; the error of the first when there is none: -EFAULT, -ENOMEM, -EEXIST.
     """
     with mm.mmap_lock.read():
-        return _get_user_pages(mm, start, nr_pages, flags | FOLL_TOUCH, pages)
+        touch = 0 if flags & FOLL_LONGTERM and not mm.machine.arch.is_6_18 else FOLL_TOUCH
+        return _get_user_pages(mm, start, nr_pages, flags | touch, pages)
 
 
 def get_user_pages_fast(mm: Mm, start: Vaddr, nr_pages: int, flags: int, pages: list[Pfn]) -> int:
@@ -221,15 +225,15 @@ def _follow_page_pte(vma: Vma, address: Vaddr, flags: int) -> int | None:
         if flags & FOLL_DUMP or machine.arch.is_2008:
             return -errno.EFAULT
         if pte_pfn(pte) != machine.zero_pfn:
-            leaf.accessed_bytes[index] = 1
-            if flags & FOLL_WRITE:
-                leaf.dirty_bytes[index] = 1
+            if flags & FOLL_TOUCH:
+                leaf.accessed_bytes[index] = 1
+                leaf.dirty_bytes[index] |= bool(flags & FOLL_WRITE)
             return -errno.EEXIST
         page = machine.zero_pfn
     if not pte & PTE_RW and _must_unshare(vma, page, flags):
         return -errno.EMLINK
     _grab_page(vma.vm_mm, page, flags)
-    if flags & FOLL_WRITE and not leaf.dirty_bytes[index]:
+    if flags & FOLL_WRITE and flags & FOLL_TOUCH and not leaf.dirty_bytes[index]:
         machine.mem_map.set_page_dirty(page)
     return page
 

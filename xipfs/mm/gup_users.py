@@ -21,13 +21,13 @@ import errno
 from xipfs.mm.access import Signal, user_load, user_store
 from xipfs.mm.gup import (
     FOLL_FORCE,
+    FOLL_LONGTERM,
     FOLL_PIN,
     FOLL_WRITE,
     get_user_pages,
     get_user_pages_fast,
     put_user_page,
 )
-from xipfs.mm.mem_map import PAGE_ANON
 from xipfs.mm.vma import Mm
 from xipfs.units import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Pfn, Vaddr
 
@@ -107,7 +107,7 @@ def io_uring_register_buffer(mm: Mm, address: Vaddr, nr_pages: int, pinned: list
 
     Returns: 0; -EOPNOTSUPP for pages of a file's area; what GUP says.
     """
-    flags = FOLL_PIN | FOLL_WRITE
+    flags = FOLL_PIN | FOLL_WRITE | FOLL_LONGTERM
     pages: list[Pfn] = []
     got = get_user_pages(mm, address, nr_pages, flags, pages)
     error = 0
@@ -128,33 +128,38 @@ def io_uring_register_buffer(mm: Mm, address: Vaddr, nr_pages: int, pinned: list
 def futex_wake_shared(mm: Mm, address: Vaddr) -> int:
     """FUTEX_WAKE on a shared futex that nobody waits for. Returns: 0 or -errno.
 
-    Source: get_futex_key: a page that belongs to no file and is not anonymous is no key.
+    Source: get_futex_key: a page of no file is no key, nor is an anonymous one that
+    cannot be written.
     """
     pages: list[Pfn] = []
     got = get_user_pages_fast(mm, Vaddr(address & ~PAGE_MASK), 1, FOLL_WRITE, pages)
-    if got == -errno.EFAULT:
+    read_only = got == -errno.EFAULT
+    if read_only:
         got = get_user_pages_fast(mm, Vaddr(address & ~PAGE_MASK), 1, 0, pages)
     if got < 0:
         return got
     mem_map = mm.machine.mem_map
     page = pages[0]
-    has_mapping = mem_map.page_flags(page) & PAGE_ANON or mem_map.mapping[page] >= 0
+    if mem_map.page_anon(page):
+        is_key = not read_only  # such a page never changes
+    else:
+        is_key = mem_map.mapping[page] >= 0
     put_user_page(mm, page, 0)
-    return 0 if has_mapping else -errno.EFAULT
+    return 0 if is_key else -errno.EFAULT
 
 
 class Pipe:
-    """A pipe, which holds what was spliced into it by reference."""
+    """A pipe, which holds what was spliced into it by reference: pages, one entry a reference."""
 
     def __init__(self, mm: Mm) -> None:
         self._mm = mm
-        self._pages: list[Pfn] = []
+        self.pages: list[Pfn] = []
 
     def vmsplice(self, address: Vaddr, size_bytes: int) -> int:
         """Put pages of the process into the pipe. Returns: bytes, or what GUP says."""
         first = address & ~PAGE_MASK
         nr_pages = (address + size_bytes + PAGE_MASK - first) >> PAGE_SHIFT
-        got = get_user_pages_fast(self._mm, Vaddr(first), nr_pages, 0, self._pages)
+        got = get_user_pages_fast(self._mm, Vaddr(first), nr_pages, 0, self.pages)
         if got <= 0:
             return got
         return min(size_bytes, (got << PAGE_SHIFT) - (address - first))
@@ -171,9 +176,9 @@ class Pipe:
 
     def close(self) -> None:
         """Let the pages go."""
-        for page in self._pages:
+        for page in self.pages:
             put_user_page(self._mm, page, 0)
-        self._pages.clear()
+        self.pages.clear()
 
 
 def _parts(address: Vaddr, size_bytes: int) -> list[tuple[int, int, int]]:

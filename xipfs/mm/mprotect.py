@@ -43,10 +43,11 @@ def do_mprotect(mm: Mm, start: Vaddr, nr_pages: int, prot: int) -> int:
         for vma in mm.vmas_between(start, end):
             if vma.vm_start > at:
                 return -errno.ENOMEM
-            error = _mprotect_fixup(vma, at, min(end, vma.vm_end), prot)
+            stop = min(end, vma.vm_end)
+            error = _mprotect_fixup(vma, at, stop, prot)
             if error:
                 return error
-            at = min(end, vma.vm_end)
+            at = stop
     return 0 if at == end else -errno.ENOMEM
 
 
@@ -93,7 +94,7 @@ def _can_change_pte_writable(vma: Vma, address: Vaddr, leaf: Leaf, index: int, p
     if vma.vm_flags & VM_SHARED:
         return bool(leaf.dirty_bytes[index])
     machine = vma.vm_mm.machine
-    if machine.arch.is_2008:
+    if machine.arch.is_2008 or (not machine.arch.is_6_18 and not leaf.dirty_bytes[index]):
         return False
     page = vm_normal_page(vma, address, pte)
     own = PAGE_ANON | PAGE_ANON_EXCLUSIVE

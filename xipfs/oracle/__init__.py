@@ -4,6 +4,7 @@
     process    what a process of the probe does to memory, and the lines that it prints
     scenarios  the scenarios
     probe      a boot: targets played one after the other
+    player     scenes in a small language, played on mm
 
 Nothing in mm knows of this room; `xipfs oracle play` is its command.
 """

@@ -67,8 +67,8 @@ class Boot:
         self.machine = Machine(self._nvram, nr_tier_frames=_NR_TIER_FRAMES, arch=arch)
         # The first frames are the kernel's, as in every kernel: else a page's pfn could be its
         # place in the file, by which a private VM_PFNMAP area tells special ptes.
-        for _ in range(_NR_KERNEL_FRAMES):
-            self.machine.mem_map.alloc_page()
+        frames = (self.machine.mem_map.alloc_page() for _ in range(_NR_KERNEL_FRAMES))
+        self.kernel_frames = [frame for frame in frames if frame is not None]
         self.device = Mixmap(self.machine)
 
     def play(self, target: Target, until: str | None = None) -> Iterator[str]:
