@@ -317,13 +317,11 @@ def _wp_page_copy(vmf: VmFault, old: Pfn | None) -> FaultResult:
             mem_map.put_page(old)
         return _DONE
     leaf, index = _leaf(vmf)
-    dirty = bool(leaf.dirty_bytes[index]) if vmf.flags & FAULT_FLAG_UNSHARE else True
-    prot = vma.vm_page_prot
-    if not vmf.flags & FAULT_FLAG_UNSHARE:
-        prot = maybe_mkwrite(prot, vma)
+    is_write = not vmf.flags & FAULT_FLAG_UNSHARE
+    prot = maybe_mkwrite(vma.vm_page_prot, vma) if is_write else vma.vm_page_prot
     leaf.clear_pte(index)
     mem_map.page_add_new_anon_rmap(new)
-    leaf.set_pte(index, mk_pte(new, prot), dirty=dirty)
+    leaf.set_pte(index, mk_pte(new, prot), dirty=is_write)
     leaf.accessed_bytes[index] = 1
     if old is None:
         mm.rss_anon += 1

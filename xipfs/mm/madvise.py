@@ -3,6 +3,7 @@
 Source: mm/madvise.c, 6.1.
 """
 
+import contextlib
 import errno
 from collections.abc import Callable
 from enum import IntEnum
@@ -65,9 +66,9 @@ def do_madvise(mm: Mm, start: Vaddr, nr_pages: int, advice: Advice) -> int:
     if start & PAGE_MASK or not _is_valid(mm, advice):
         return -errno.EINVAL
     end = Vaddr(start + (nr_pages << PAGE_SHIFT))
-    if advice in (Advice.POPULATE_READ, Advice.POPULATE_WRITE):
-        return _populate(mm, start, end, write=advice is Advice.POPULATE_WRITE)
-    with mm.mmap_lock.write():
+    populate = advice in (Advice.POPULATE_READ, Advice.POPULATE_WRITE)
+    # Populating takes the lock by itself, to fault.
+    with contextlib.nullcontext() if populate else mm.mmap_lock.write():
         unmapped = 0
         at = start
         for vma in mm.vmas_between(start, end):
@@ -85,26 +86,6 @@ def _is_valid(mm: Mm, advice: Advice) -> bool:
     if advice in (Advice.MERGEABLE, Advice.UNMERGEABLE):
         return "KSM" in mm.machine.arch.configs
     return advice is not Advice.COLLAPSE
-
-
-def _populate(mm: Mm, start: Vaddr, end: Vaddr, *, write: bool) -> int:
-    """Source: madvise_populate and faultin_page_range."""
-    at = start
-    for vma in mm.vmas_between(start, end):
-        if vma.vm_start > at:
-            return -errno.ENOMEM
-        flags = FOLL_WRITE if write else 0
-        if check_vma_flags(vma, flags):
-            return -errno.EINVAL
-        first, at = at, min(end, vma.vm_end)
-        error = populate_vma_page_range(vma, first, at, flags=flags)
-        if error < 0:
-            return error
-        if error << PAGE_SHIFT < at - first:  # some were faulted in before the one that failed
-            return populate_vma_page_range(
-                vma, Vaddr(first + (error << PAGE_SHIFT)), at, flags=flags
-            )
-    return 0 if at == end else -errno.ENOMEM
 
 
 def _advise(vma: Vma, start: Vaddr, end: Vaddr, advice: Advice) -> int:
@@ -179,6 +160,26 @@ def _cold(vma: Vma, start: Vaddr, end: Vaddr) -> int:
     return -errno.EINVAL if vma.vm_flags & (VM_LOCKED | VM_PFNMAP) else 0
 
 
+def _populate_read(vma: Vma, start: Vaddr, end: Vaddr) -> int:
+    return _populate(vma, start, end, 0)
+
+
+def _populate_write(vma: Vma, start: Vaddr, end: Vaddr) -> int:
+    return _populate(vma, start, end, FOLL_WRITE)
+
+
+def _populate(vma: Vma, start: Vaddr, end: Vaddr, flags: int) -> int:
+    """Source: madvise_populate and faultin_vma_page_range."""
+    if check_vma_flags(vma, flags):
+        return -errno.EINVAL
+    while start < end:
+        done = populate_vma_page_range(vma, start, end, flags=flags)
+        if done < 0:
+            return done
+        start = Vaddr(start + (done << PAGE_SHIFT))  # the page that failed tells why
+    return 0
+
+
 _ACTIONS: dict[Advice, Callable[[Vma, Vaddr, Vaddr], int]] = {
     Advice.WILLNEED: _willneed,
     Advice.DONTNEED: _dontneed,
@@ -186,4 +187,6 @@ _ACTIONS: dict[Advice, Callable[[Vma, Vaddr, Vaddr], int]] = {
     Advice.REMOVE: _remove,
     Advice.COLD: _cold,
     Advice.PAGEOUT: _cold,
+    Advice.POPULATE_READ: _populate_read,
+    Advice.POPULATE_WRITE: _populate_write,
 }

@@ -190,7 +190,7 @@ def _add_pte(found: Smaps, vma: Vma, address: Vaddr, leaf: Leaf) -> None:
             found.shared_clean_bytes += PAGE_SIZE
         case False, True:
             found.private_dirty_bytes += PAGE_SIZE
-        case False, False:
+        case _:
             found.private_clean_bytes += PAGE_SIZE
 
 
