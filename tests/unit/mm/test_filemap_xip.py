@@ -1,12 +1,20 @@
-"""filemap_xip: when a fault may fill a hole. The fault contract is in tests/conformance."""
+"""filemap_xip: when a fault may fill a hole, and errors. The contract is in tests/conformance."""
 
 import itertools
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 
-from tests.kit.mm import World
-from xipfs.mm.filemap_xip import allocates_on_fault
+from tests.kit.mm import World, at_step, block_bytes, fault
+from xipfs.errors import FormatError, NoSpaceError
+from xipfs.mm.access import access_page
+from xipfs.mm.filemap_xip import allocates_on_fault, xip_file_read, xip_file_write
+from xipfs.mm.mem_map import PG_DIRTY
+from xipfs.mm.migrate import DemoteReason, demote_pages, promote_pages
+from xipfs.mm.vm_fault import FaultResult
 from xipfs.mm.vma import VM_MAYSHARE, VM_MAYWRITE, VM_MIXEDMAP, VM_READ, VM_SHARED, VM_WRITE
+from xipfs.units import NVRAM_PFN_START, Pgoff
 
 
 @pytest.mark.parametrize("read_only", [True, False])
@@ -19,3 +27,71 @@ def test_only_a_shared_map_that_may_be_written_fills_holes(world: World, read_on
         vma = world.mmap(mapping, vm_flags=vm_flags)
         expected = (write or maywrite) and (shared or mayshare) and not read_only
         assert allocates_on_fault(vma) is expected, chosen
+
+
+def test_read_ends_before_a_page_that_fails_and_fails_at_the_first(world: World):
+    mapping = world.fs.make_file({0: 3, 1: 4})
+    world.fs.errors[mapping.id, 1] = FormatError("a damaged extent")
+    assert xip_file_read(world.machine, mapping, 0, 8192) == block_bytes(3)
+    with pytest.raises(FormatError):
+        xip_file_read(world.machine, mapping, 4096, 1)
+
+
+def test_write_ends_before_a_page_that_cannot_be_had_and_fails_at_the_first(writable: World):
+    mapping = writable.fs.make_file({0: 3}, nr_pages=3, read_only=False)
+    writable.fs.free_blocks.clear()
+    assert xip_file_write(writable.machine, mapping, 4000, b"x" * 200) == 96
+    with pytest.raises(NoSpaceError):
+        xip_file_write(writable.machine, mapping, 4096, b"x")
+    assert mapping.nr_pages == 3
+
+
+def test_write_makes_the_file_longer_and_its_frame_dirty(writable: World):
+    mapping = writable.fs.make_file({0: 3}, size_bytes=10, read_only=False)
+    promote_pages(writable.machine, mapping, np.array([0]))
+    assert xip_file_write(writable.machine, mapping, 8, b"xyz") == 3
+    assert mapping.i_size_bytes == 11
+    frame = mapping.i_pages[0]
+    assert writable.page(frame)[8:11] == b"xyz"
+    assert writable.machine.mem_map.page_flags(frame) & PG_DIRTY
+    assert writable.page(NVRAM_PFN_START + 3) == block_bytes(3), "until it is written back"
+    demote_pages(writable.machine, mapping, [0], DemoteReason.KSWAPD)
+    assert writable.page(NVRAM_PFN_START + 3)[8:11] == b"xyz"
+    writable.check()
+
+
+def test_fault_asks_again_where_its_page_moved_meanwhile(world: World):
+    mapping = world.fs.make_file({0: 3})
+    vma = world.mmap(mapping)
+    with at_step(
+        "xip_file_fault: insert", lambda: promote_pages(world.machine, mapping, np.array([0]))
+    ):
+        assert access_page(vma, Pgoff(0)) == mapping.i_pages[0]
+    world.check()
+
+
+def test_fault_on_a_hole_asks_again_where_pages_moved_meanwhile(world: World):
+    mapping = world.fs.make_file({0: 3}, nr_pages=2)
+    vma = world.mmap(mapping)
+    with at_step(
+        "xip_file_fault: sparse", lambda: promote_pages(world.machine, mapping, np.array([0]))
+    ):
+        assert access_page(vma, Pgoff(1)) == world.machine.sparse_pfn
+    assert world.fs.nr_calls["get_xip_mem"] == 1 + 4
+    world.check()
+
+
+def test_error_at_the_second_look_at_a_hole_is_oom(
+    world: World, expected_logs: Callable[[str], None]
+):
+    expected_logs("damaged meanwhile")
+    mapping = world.fs.make_file({}, nr_pages=1)
+    vma = world.mmap(mapping)
+
+    def damage() -> None:
+        world.fs.errors[mapping.id, 0] = FormatError("damaged meanwhile")
+
+    with at_step("xip_file_fault: sparse", damage):
+        assert fault(vma, 0) == FaultResult.OOM
+    assert not world.machine.xip_sparse_mutex.is_write_locked
+    world.check()
