@@ -147,7 +147,8 @@ def _release_frame(
             _, home = mapping.a_ops.get_xip_mem(mapping, pgoff, create=False)
             machine.physmem.copy_from_frame(pfn, home)
         except XipfsError as exc:
-            _log.error("page %d of file %d stays in RAM: %s", pgoff, mapping.id, exc)
+            # Its text, since the exception holds on to views of memory.
+            _log.error("page %d of file %d stays in RAM: %s", pgoff, mapping.id, str(exc))
             mapping.i_pages[pgoff] = pfn
             return False
     machine.mem_map.put_page(pfn)
