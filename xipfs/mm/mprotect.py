@@ -14,7 +14,7 @@ import numpy as np
 from xipfs.mm.mem_map import PAGE_ANON, PAGE_ANON_EXCLUSIVE
 from xipfs.mm.mixedmap import vm_normal_page
 from xipfs.mm.mmap import clip_vma
-from xipfs.mm.pgtable import PMD_SHIFT, PTE_PROTNONE, PTE_RW, Leaf, pte_modify
+from xipfs.mm.pgtable import PMD_SHIFT, PTE_RW, Leaf, pte_modify
 from xipfs.mm.vma import (
     VM_ACCESS_FLAGS,
     VM_ACCOUNT,
@@ -89,8 +89,6 @@ def _change_protection(vma: Vma) -> None:
 
 def _can_change_pte_writable(vma: Vma, address: Vaddr, leaf: Leaf, index: int, pte: int) -> bool:
     """Source: mm/mprotect.c can_change_pte_writable, 6.1; dirty_accountable, 2.6.28."""
-    if pte & PTE_PROTNONE:
-        return False
     if vma.vm_flags & VM_SHARED:
         return bool(leaf.dirty_bytes[index])
     machine = vma.vm_mm.machine

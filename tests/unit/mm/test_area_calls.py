@@ -181,6 +181,8 @@ def test_madvise_refuses_by_area(world: World):
     assert advise(Advice.RANDOM) == advise(Advice.RANDOM) == 0
     assert advise(Advice.COLLAPSE) == -errno.EINVAL
     assert advise(Advice.FREE) == -errno.EINVAL
+    assert advise(Advice.WILLNEED) == 0
+    assert not world.mm.page_table.leaves
 
 
 @pytest.mark.parametrize("arch", [get_arch("um", "6.1")])
@@ -325,3 +327,28 @@ def test_range_that_was_given_back_is_not_used_while_something_is_there(world: W
     assert pte_pfn(world.pte(other, 0)) == 0
     assert fault(other, 0)
     world.check()
+
+
+def test_locked_area_is_faulted_in(world: World):
+    file = ReadOnlyFile(world.fs.make_file({0: 3}))
+    address = do_mmap(world.mm, file, nr_pages=1, prot=VM_READ, shared=True, lock=True)
+    vma = world.mm.find_vma(Vaddr(address))
+    assert vma is not None
+    assert vma.vm_flags & VM_LOCKED
+
+
+@pytest.mark.parametrize("arch", [get_arch("um-special", "6.1")])
+def test_advice_on_merging_passes_over_special_areas(world: World):
+    vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=SHARED_RW)
+    assert do_madvise(world.mm, vma.vm_start, 1, Advice.MERGEABLE) == 0
+    assert vma.vm_flags == SHARED_RW
+
+
+@pytest.mark.parametrize("arch", [get_arch("x86", "6.1")])
+def test_pte_without_read_permission_gets_no_write_bit(world: World):
+    vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=PRIVATE_RW)
+    assert user_store(world.mm, vma.vm_start, b"mine") is None
+    assert do_mprotect(world.mm, vma.vm_start, 1, 0) == 0
+    assert not pte_write(world.pte(vma, 0))
+    assert do_mprotect(world.mm, vma.vm_start, 1, VM_READ | VM_WRITE) == 0
+    assert pte_write(world.pte(vma, 0))

@@ -11,6 +11,7 @@ from xipfs.mm.fork import dup_mm
 from xipfs.mm.gup import (
     FOLL_FAST_ONLY,
     FOLL_FORCE,
+    FOLL_LONGTERM,
     FOLL_PIN,
     FOLL_WRITE,
     check_vma_flags,
@@ -191,3 +192,14 @@ def test_populating_writes_to_private_areas_and_passes_over_io(world: World):
     assert mm_populate(world.mm, hidden.vm_start, 1, ignore_errors=False) == -errno.EFAULT
     assert populate_vma_page_range(vma, vma.vm_start, Vaddr(vma.vm_end), flags=0) == 1
     world.check()
+
+
+@now
+def test_long_term_pin_of_6_1_does_not_mark_a_special_pte_as_used(world: World):
+    vma = private(world)
+    assert fault(vma, 0) == FaultResult.NOPAGE
+    (leaf,) = world.mm.page_table.leaves.values()
+    assert get(vma, FOLL_PIN | FOLL_LONGTERM) == (-errno.EEXIST, [])
+    assert not leaf.accessed.any()
+    assert get(vma, FOLL_PIN) == (-errno.EEXIST, [])
+    assert leaf.accessed.any()
