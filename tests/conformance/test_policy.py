@@ -4,6 +4,7 @@ A policy is found by being there: a new module in xipfs/policy/ is tested by tha
 """
 
 import copy
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,12 @@ from hypothesis import strategies as st
 
 from tests.kit.policy import PolicyWorld, check_plan, make_batch, make_tiers
 from xipfs.policy.contract import no_pages, page_id
-from xipfs.policy.registry import load_policy, policy_names
+from xipfs.policy.registry import (
+    load_policy,
+    policy_names,
+    policy_parameters,
+    policy_summary,
+)
 
 every_policy = pytest.mark.parametrize("name", policy_names())
 
@@ -104,6 +110,25 @@ def test_a_large_epoch(name):
     for epoch in range(2):
         tiers = make_tiers(epoch=epoch, nr_ram_frames=1000)
         check_plan(policy.decide(make_batch(page), tiers), tiers)
+
+
+@every_policy
+def test_every_constant_has_its_source(name):
+    """A parameter's default stands in the module, with what it means and where it is from."""
+    module = sys.modules[type(load_policy(name)).__module__]
+    for parameter in policy_parameters(name):
+        constant = getattr(module, parameter.name.upper())
+        assert constant == parameter.default
+        assert "Source: " in parameter.help, parameter.name
+
+
+@every_policy
+def test_it_says_what_it_does_and_what_is_uncertain(name):
+    assert 20 < len(policy_summary(name)) <= 100
+    module = sys.modules[type(load_policy(name)).__module__]
+    if name != "none":
+        assert "Source: " in module.__doc__
+        assert "Uncertain: " in module.__doc__
 
 
 def test_there_are_policies():

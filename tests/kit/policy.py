@@ -38,6 +38,10 @@ def make_tiers(
     budget_pages: int = 1024,
     resident: Iterable[int] = (),
     blind: Iterable[int] = (),
+    dirty: Iterable[int] = (),
+    nr_accesses: tuple[int, int] = (0, 0),
+    latency_ns: tuple[float, float] = (80.0, 300.0),
+    occupancy: tuple[float, float] = (0.0, 0.0),
 ) -> Tiers:
     """Return facts about the tiers that fit together."""
     in_ram = np.array(sorted(resident), np.int64)
@@ -49,12 +53,20 @@ def make_tiers(
         epoch_ns=EPOCH_NS,
         resident=in_ram,
         blind=np.array(sorted(blind), np.int64),
+        dirty=np.array(sorted(dirty), np.int64),
+        nr_accesses=nr_accesses,
+        latency_ns=latency_ns,
+        occupancy=occupancy,
+        promote_ns=2000.0,
+        write_back_ns=4000.0,
     )
 
 
 def check_plan(plan: Plan, tiers: Tiers) -> None:
     """Assert that *plan* can be carried out as it stands: nothing of it would be refused."""
-    promote, demote = plan.promote.tolist(), plan.demote.tolist()
+    assert plan.exchange.dtype == np.int64
+    out, into = plan.exchange[:, 0].tolist(), plan.exchange[:, 1].tolist()
+    promote, demote = plan.promote.tolist() + into, plan.demote.tolist() + out
     resident = set(tiers.resident.tolist())
     assert plan.promote.dtype == plan.demote.dtype == np.int64
     assert len(set(promote)) == len(promote), "promotes a page twice"
@@ -93,6 +105,6 @@ class PolicyWorld:
         self.nr_epochs += 1
         plan = self.policy.decide(make_batch(pages, self.resident, latency_ns), tiers)
         check_plan(plan, tiers)
-        self.resident -= set(plan.demote.tolist())
-        self.resident |= set(plan.promote.tolist())
+        self.resident -= {*plan.demote.tolist(), *plan.exchange[:, 0].tolist()}
+        self.resident |= {*plan.promote.tolist(), *plan.exchange[:, 1].tolist()}
         return plan

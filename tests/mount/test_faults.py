@@ -70,15 +70,16 @@ def test_a_handler_that_meets_a_bug(image: Path, mnt: Path, name: str, error: st
 def test_an_epoch_that_meets_a_bug(image: Path, mnt: Path):
     prelude = (
         "from xipfs.tiering.daemon import TieringDaemon\n"
-        "begin = TieringDaemon.begin_epoch\n"
+        "sample = TieringDaemon.sample\n"
         "def broken(self):\n"
-        "    begin(self)\n"
-        "    if self.statistics.epochs == 3:\n"
+        "    if self.nr_epochs == 3:\n"
+        "        self.nr_epochs += 1\n"
         "        raise RuntimeError('planted')\n"
-        "TieringDaemon.begin_epoch = broken\n"
+        "    return sample(self)\n"
+        "TieringDaemon.sample = broken\n"
     )
     with mounted(image, mnt, "epoch=20", prelude=prelude) as live:
-        live.expected_logs += ["(?s)ERROR: a bug in xipfs: epoch 3 ended early\nTrace.*planted"]
+        live.expected_logs += ["(?s)ERROR: a bug in xipfs: epoch 4 ended early\nTrace.*planted"]
         live.wait_epochs(6)
         assert (mnt / "hello").read_text() == "hello\n"
 

@@ -16,6 +16,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -128,7 +129,7 @@ class Mount:
     def _statistics(self) -> dict[str, Any]:
         machine, options = self.machine, self.options
         vmstat = machine.vmstat.as_dict()
-        tiering = self.tiering.statistics
+        tiering = self.tiering
         nr_resident = vmstat["pgpromote_success"] - vmstat["pgdemote"]
         return {
             "image": str(Path(self.sb.nvram.path).absolute()),
@@ -136,12 +137,13 @@ class Mount:
             "uptime_s": round(time.monotonic() - self._started_s, 3),
             "cache": str(options.cache),
             "arch": f"{machine.arch.name}-{machine.arch.version}",
-            "policy": self.tiering.policy_name,
+            "policy": tiering.policy_name,
             "epoch_ms": options.epoch_ms,
-            "epochs": tiering.epochs,
-            "policy_errors": tiering.policy_errors,
-            "plan_refused": tiering.plan_refused,
-            "ranges_dropped": tiering.ranges_dropped,
+            "epochs": tiering.nr_epochs,
+            "policy_errors": tiering.nr_policy_errors,
+            "plan_refused": tiering.nr_plan_refused,
+            "policies": {name: asdict(found) for name, found in tiering.policies.items()},
+            "ranges_dropped": tiering.nr_ranges_dropped,
             "access_ranges_lost": self.log.nr_dropped_ranges,
             "ram_frames": machine.nr_tier_frames,
             "ram_free_frames": machine.mem_map.nr_free,

@@ -1,7 +1,8 @@
 """One mount from INIT to unmount: pyfuse3's loop, the epochs, signals and the control socket.
 
     main task        pyfuse3.main: requests, one after the other
-    epoch task       every epoch_ms: begin, migrate in slices with a checkpoint between, drop ranges
+    epoch task       every epoch_ms: sample; let the policy decide, in a thread, while requests are
+                     served; migrate in slices with a checkpoint between; drop ranges
     signal task      SIGTERM, SIGINT, SIGHUP: end as if unmounted
     control task     xipfs stat and others
     notifier thread  see `notifier`
@@ -15,6 +16,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,7 @@ from xipfs.fuse.control import ControlServer
 from xipfs.fuse.mount import Mount
 from xipfs.fuse.mountpoint import find_mount
 from xipfs.fuse.notifier import Notifier, find_session_fd
+from xipfs.tiering.daemon import decide
 
 __all__ = ["raise_read_ahead", "serve"]
 
@@ -37,6 +40,9 @@ READ_AHEAD_KIB = 1024
 """The kernel's default of 128 KiB caps requests at that; pyfuse3 takes up to 1 MiB."""
 
 _NOTIFIER_TIMEOUT_S = 5.0
+
+_SWITCH_INTERVAL_S = 0.0002
+"""How long a request waits for a policy that computes: Python's own 5 ms are a hundred requests."""
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -51,6 +57,7 @@ def serve(mount: Mount, mountpoint: Path, mounted: Callable[[], None]) -> None:
     # From here to the end of the process a signal waits until somebody can act on it: what it does
     # by default, to kill us, would leave a dead mount behind.
     signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     _init(adapter, mount, mountpoint)
     try:
         mounted()
@@ -103,13 +110,15 @@ async def _run_epochs(mount: Mount, notifier: Notifier | None) -> None:
         next_s = max(next_s + mount.options.epoch_ms / 1000, trio.current_time())
         await trio.sleep_until(next_s)
         try:
-            mount.dispatch(tiering.begin_epoch)
+            epoch = mount.dispatch(tiering.sample)
+            answer = await trio.to_thread.run_sync(decide, epoch, abandon_on_cancel=True)
+            mount.dispatch(tiering.accept, answer)
             while mount.dispatch(tiering.migrate_some):
                 await trio.lowlevel.checkpoint()
             if notifier is not None and notifier.idle:
                 notifier.drop(mount.dispatch(tiering.drop_ranges))
         except Exception:
-            _log.exception("a bug in xipfs: epoch %d ended early", tiering.statistics.epochs)
+            _log.exception("a bug in xipfs: epoch %d ended early", tiering.nr_epochs)
 
 
 async def _end_on_signal(notifier: Notifier | None) -> None:

@@ -1,15 +1,18 @@
 """Policies decide which pages should be where: arrays in, a plan out, nothing else.
 
     contract       Batch, Tiers, Plan and Policy; page ids
+    registry       policies by name (a module here is one), from a file, from an entry point
     pageset        sets of pages, as sorted arrays
-    registry       policies by name (a module here is a policy) or from a user's file
-    none           moves nothing
-    second_chance  promotes what is read again, demotes by CLOCK
+    pagestats      numbers about pages, a row each
+    target         the plan that brings RAM nearest to a set of pages
+    cache          what the classic caches have in common, which decide at every access
+
+Every other module here is a policy; its first line says what it does.
 
 A policy sees no page table, no clock and no trio, so that the same object decides in a mount, in
 a replay of a trace, and in a unit test.
 """
 
-from xipfs.policy.contract import Batch, Plan, Policy, Tiers, page_id
+from xipfs.policy.contract import Batch, Plan, Policy, Tier, Tiers, page_id
 
-__all__ = ["Batch", "Plan", "Policy", "Tiers", "page_id"]
+__all__ = ["Batch", "Plan", "Policy", "Tier", "Tiers", "page_id"]

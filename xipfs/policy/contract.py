@@ -5,6 +5,8 @@
 Pages are int64 ids, the same for ever: the file's number in the upper half, the page's offset in
 the file in the lower. A policy need not know that, but may use that neighbours in a file are
 neighbours in number.
+
+A pair of facts about the tiers is indexed by `Tier`: `tiers.latency_ns[Tier.NVRAM]`.
 """
 
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ __all__ = [
     "Tier",
     "Tiers",
     "no_pages",
+    "no_pairs",
     "page_id",
     "page_id_parts",
 ]
@@ -45,6 +48,7 @@ class AccessKind(IntEnum):
     """How a page was reached."""
 
     READ = 0
+    WRITE = 1
 
 
 def page_id(mapping_id: int, pgoff: int) -> int:
@@ -66,6 +70,11 @@ def no_pages() -> PageIds:
     return np.empty(0, np.int64)
 
 
+def no_pairs() -> PageIds:
+    """Return an empty array of pairs of page ids."""
+    return np.empty((0, 2), np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The accesses of one epoch in their order; all arrays have shape (nr_accesses,).
@@ -85,38 +94,68 @@ class Batch:
         pages, counts = np.unique(self.page, return_counts=True)
         return pages, counts.astype(np.int64)
 
+    def rates(self, epoch_ns: int) -> tuple[PageIds, NDArray[np.float64]]:
+        """Return the distinct pages, sorted, and how often each is likely to have been used.
+
+        What was counted, but for a page that the sampler had dropped: of its uses only the first
+        was seen, and how soon that came says how many there were: epoch_ns / latency_ns.
+        """
+        pages, counts = self.counts()
+        rates = counts.astype(np.float64)
+        timed = self.latency_ns >= 0
+        latency_ns = np.maximum(self.latency_ns[timed], 1)
+        np.maximum.at(rates, np.searchsorted(pages, self.page[timed]), epoch_ns / latency_ns)
+        return pages, rates
+
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
     """Facts about the tiers when the policy is asked.
 
-    epoch: number of this epoch, from 0.
-    nr_ram_frames, nr_free_frames: of the RAM tier.
+    epoch: number of this epoch, from 0. epoch_ns: how long one is, on the clock of
+        Batch.latency_ns.
+    nr_ram_frames, nr_free_frames: of the RAM tier, without those that are pinned.
     budget_pages: most pages that this plan may move, promotions and demotions together.
-    epoch_ns: length of an epoch, on the clock of Batch.latency_ns.
-    resident: page ids in RAM, sorted.
+    resident: page ids in RAM, sorted; pinned ones, which no plan can move, are left out.
     blind: those of them, sorted, that the kernel's page cache held for all of the epoch: that
         nothing was seen of such a page says nothing about it.
+    dirty: those of them, sorted, that NVRAM has no valid copy of: demoting one moves its bytes.
+    nr_accesses: page accesses of the epoch, by tier.
+    latency_ns: what one access took on average, by tier, under the load of the epoch.
+    occupancy: how many accesses were under way at a time, by tier.
+    promote_ns, write_back_ns: what copying a page into RAM costs, and back. A clean page is
+        demoted for nothing.
     """
 
     epoch: int
+    epoch_ns: int
     nr_ram_frames: int
     nr_free_frames: int
     budget_pages: int
-    epoch_ns: int
     resident: PageIds
     blind: PageIds
+    dirty: PageIds
+    nr_accesses: tuple[int, int]
+    latency_ns: tuple[float, float]
+    occupancy: tuple[float, float]
+    promote_ns: float
+    write_back_ns: float
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to move. Demotions are done first, in order, then promotions, until the budget is used.
+    """What to move: exchanges first, then demotions, then promotions, each in their order.
 
-    A page that is in the wrong tier for its list, twice in it, or does not exist is refused.
+    exchange: int64, shape (nr_pairs, 2): a page that leaves RAM, and one that takes its frame.
+        A pair counts two pages of the budget, and fails as a whole.
+
+    An entry is refused, and counted, if its page does not exist, is not in the tier that it is to
+    leave, comes twice, or if there is no room or no budget left for it.
     """
 
     promote: PageIds = field(default_factory=no_pages)
     demote: PageIds = field(default_factory=no_pages)
+    exchange: PageIds = field(default_factory=no_pairs)
 
 
 class Policy(Protocol):

@@ -1,17 +1,20 @@
 """TieringDaemon: one epoch is sample -> policy -> migrate. Synchronous; the mount calls it.
 
-    begin_epoch   the accesses since the last one and facts about the tiers go to the policy; its
-                  plan is checked, refused entries are counted
-    migrate_some  carry a slice of the plan out; again until it returns False
+    sample        under the lock: the accesses since the last epoch, and facts about the tiers
+    decide        without it: the policy's plan, which may take as long as it likes
+    accept        under the lock: what of the plan is possible; refused entries are counted
+    migrate_some  under the lock: carry a slice of it out; again until it returns False
     drop_ranges   what the kernel shall forget now, so that we see it used
 
 A policy can do no harm: what it raises is logged and counted, what it asks for and cannot have is
-refused and counted, and the mount goes on.
+refused and counted, and the mount goes on, also while it thinks.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,25 +38,49 @@ from xipfs.policy.pageset import is_in, page_set
 from xipfs.tiering.access_log import AccessLog
 from xipfs.tiering.sampler import CacheSampler, DropRange
 
-__all__ = ["TieringDaemon", "TieringStatistics", "resident_pages"]
+__all__ = ["Answer", "Epoch", "PolicyStatistics", "TieringDaemon", "decide", "resident_pages"]
 
 _log = logging.getLogger(__name__)
 
 _SLICE_PAGES = 256
-"""Pages moved under one hold of the mount's lock: under a millisecond."""
+"""Pages moved under one hold of the mount's lock: about a millisecond."""
 
 _NR_COOLING_EPOCHS = 8
 """Heat is halved once in so many epochs."""
 
 
+class Epoch(NamedTuple):
+    """What a policy is asked, and which one."""
+
+    policy: Policy
+    batch: Batch
+    tiers: Tiers
+
+
+class Answer(NamedTuple):
+    """What it said. error: what it raised, or what is wrong with what it gave."""
+
+    epoch: Epoch
+    plan: Plan
+    error: BaseException | None = None
+
+
 @dataclass(slots=True)
-class TieringStatistics:
-    """Counts since the mount. plan_refused: entries of plans that could not be as asked."""
+class PolicyStatistics:
+    """What one policy did while it decided.
+
+    errors: epochs in which it raised. nr_asked: entries of its plans. nr_refused: of those, by
+    reason. nr_promoted, nr_demoted: pages moved for it; nr_failed: pages that could not be.
+    """
 
     epochs: int = 0
-    policy_errors: int = 0
-    plan_refused: int = 0
-    ranges_dropped: int = 0
+    errors: int = 0
+    nr_asked: int = 0
+    nr_promoted: int = 0
+    nr_demoted: int = 0
+    nr_failed: int = 0
+    nr_refused: Counter[str] = field(default_factory=Counter)
+    last_error: str = ""
 
 
 class TieringDaemon:
@@ -62,6 +89,7 @@ class TieringDaemon:
     find_mapping: file number -> its AddressSpace if the file is in memory.
     mapping_emptied: told of each file whose last page left RAM.
     sampler: None where the kernel caches nothing, or where nothing is done about it.
+    policies: what each policy did, by its name with its parameters; the last is at work.
     """
 
     def __init__(
@@ -80,18 +108,40 @@ class TieringDaemon:
         self._mm = mm
         self._machine: Machine = mm.machine
         self._log = log
-        self._policy = policy
-        self.policy_name = policy_name
         self._sampler = sampler
         self._budget_pages = budget_pages
         self._epoch_ns = epoch_ns
         self._find_mapping = find_mapping
         self._mapping_emptied = mapping_emptied
-        self._plan = Plan()
-        self.statistics = TieringStatistics()
+        self.nr_epochs = 0
+        self.nr_ranges_dropped = 0
+        self.policies: dict[str, PolicyStatistics] = {}
+        self.set_policy(policy_name, policy)
 
-    def begin_epoch(self) -> None:
-        """Ask the policy; keep its plan, as far as it is possible, for `migrate_some`."""
+    def set_policy(self, name: str, policy: Policy) -> None:
+        """Let *policy* decide from now on; what is left of the other's plan is not done."""
+        self.policy_name = name
+        self._policy = policy
+        self._plan = Plan()
+        # At the end of the dict, also if it has been here before.
+        self.policies[name] = self.policies.pop(name, PolicyStatistics())
+
+    @property
+    def nr_policy_errors(self) -> int:
+        """Epochs in which a policy raised something."""
+        return sum(statistics.errors for statistics in self.policies.values())
+
+    @property
+    def nr_plan_refused(self) -> int:
+        """Entries of plans that could not be as asked."""
+        return sum(statistics.nr_refused.total() for statistics in self.policies.values())
+
+    @property
+    def _statistics(self) -> PolicyStatistics:
+        return self.policies[self.policy_name]
+
+    def sample(self) -> Epoch:
+        """Take what was accessed since the last time, and look at the tiers."""
         accesses = self._log.take()
         resident = resident_pages(self._machine)
         blind = no_pages()
@@ -107,77 +157,109 @@ class TieringDaemon:
             tier=np.where(in_ram, Tier.RAM, Tier.NVRAM).astype(np.uint8),
             latency_ns=latency_ns,
         )
+        nr_in_ram = int(np.count_nonzero(in_ram))
         tiers = Tiers(
-            epoch=self.statistics.epochs,
+            epoch=self.nr_epochs,
+            epoch_ns=self._epoch_ns,
             nr_ram_frames=self._machine.nr_tier_frames,
             nr_free_frames=self._machine.mem_map.nr_free,
             budget_pages=self._budget_pages,
-            epoch_ns=self._epoch_ns,
             resident=resident,
             blind=blind,
+            dirty=no_pages(),
+            nr_accesses=(nr_in_ram, len(in_ram) - nr_in_ram),
+            latency_ns=(0.0, 0.0),
+            occupancy=(0.0, 0.0),
+            promote_ns=0.0,
+            write_back_ns=0.0,
         )
-        self.statistics.epochs += 1
+        self.nr_epochs += 1
         self._cool()
-        self._plan = self._decide(batch, tiers)
+        return Epoch(self._policy, batch, tiers)
+
+    def accept(self, answer: Answer) -> None:
+        """Keep what of a plan is possible for `migrate_some`; the rest is refused, and counted."""
+        if answer.epoch.policy is not self._policy:
+            return  # another one took over meanwhile
+        statistics = self._statistics
+        statistics.epochs += 1
+        if answer.error is not None:
+            statistics.errors += 1
+            statistics.last_error = _describe(answer.error)
+            if statistics.errors == 1:
+                name = self.policy_name
+                _log.error("policy %s failed, nothing is moved", name, exc_info=answer.error)
+            return
+        plan = answer.plan
+        nr_asked = len(plan.promote) + len(plan.demote) + plan.exchange.size
+        statistics.nr_asked += nr_asked
+        self._machine.vmstat.pgpromote_candidate += len(plan.promote) + len(plan.exchange)
+        refused: Counter[str] = Counter()
+        self._plan = self._possible(plan, answer.epoch.tiers, refused)
+        if refused and not statistics.nr_refused:
+            _log.warning(
+                "policy %s: %d of %d entries refused: %s",
+                self.policy_name,
+                refused.total(),
+                nr_asked,
+                ", ".join(f"{count} {reason}" for reason, count in refused.items()),
+            )
+        statistics.nr_refused += refused
 
     def migrate_some(self) -> bool:
-        """Carry out one slice of the plan, demotions first; return whether more waits."""
+        """Carry out one slice of the plan, in its order; return whether more waits."""
         plan = self._plan
-        if len(plan.demote):
-            for mapping, pgoffs in self._by_mapping(plan.demote[:_SLICE_PAGES]):
-                demote_pages(self._machine, mapping, pgoffs.tolist(), DemoteReason.KSWAPD)
-                if not mapping.i_pages:
-                    self._mapping_emptied(mapping)
+        if len(plan.exchange):
+            self._exchange(plan.exchange[:_SLICE_PAGES])
+            self._plan = Plan(plan.promote, plan.demote, plan.exchange[_SLICE_PAGES:])
+        elif len(plan.demote):
+            self._demote(plan.demote[:_SLICE_PAGES])
             self._plan = Plan(plan.promote, plan.demote[_SLICE_PAGES:])
         elif len(plan.promote):
-            for mapping, pgoffs in self._by_mapping(plan.promote[:_SLICE_PAGES]):
-                promote_pages(self._machine, mapping, pgoffs)
-            self._plan = Plan(plan.promote[_SLICE_PAGES:], plan.demote)
-        return bool(len(self._plan.demote) or len(self._plan.promote))
+            self._promote(plan.promote[:_SLICE_PAGES])
+            self._plan = Plan(plan.promote[_SLICE_PAGES:])
+        plan = self._plan
+        return bool(len(plan.exchange) or len(plan.demote) or len(plan.promote))
 
     def drop_ranges(self) -> list[DropRange]:
         """Return what the kernel shall drop from its cache, for the next epoch to see it used."""
         if self._sampler is None:
             return []
         ranges = self._sampler.choose(resident_pages(self._machine), self._log.clock())
-        self.statistics.ranges_dropped += len(ranges)
+        self.nr_ranges_dropped += len(ranges)
         return ranges
 
     def run_epoch(self) -> list[DropRange]:
         """Do a whole epoch at once: for tests, and where nobody waits for the lock."""
-        self.begin_epoch()
+        self.accept(decide(self.sample()))
         while self.migrate_some():
             pass
         return self.drop_ranges()
 
-    def _decide(self, batch: Batch, tiers: Tiers) -> Plan:
-        try:
-            plan = self._policy.decide(batch, tiers)
-            demote = _page_ids(plan.demote)
-            promote = _page_ids(plan.promote)
-        except (Exception, SystemExit):
-            # The user's code: whatever it does wrong, the mount goes on.
-            self.statistics.policy_errors += 1
-            if self.statistics.policy_errors == 1:
-                _log.exception("policy %s failed, nothing is moved", self.policy_name)
-            return Plan()
-        self._machine.vmstat.pgpromote_candidate += len(promote)
-        nr_asked = len(demote) + len(promote)
-        demote = _once(demote[is_in(demote, tiers.resident)])[: tiers.budget_pages]
-        room = min(tiers.nr_free_frames + len(demote), tiers.budget_pages - len(demote))
-        promote = promote[~is_in(promote, tiers.resident) & self._exists(promote)]
-        promote = np.sort(_once(promote)[:room])
-        nr_refused = nr_asked - len(demote) - len(promote)
-        if nr_refused and not self.statistics.plan_refused:
-            _log.warning(
-                "policy %s: %d of %d entries refused: no such page, in that tier already, "
-                "twice, or more than there is room for",
-                self.policy_name,
-                nr_refused,
-                nr_asked,
-            )
-        self.statistics.plan_refused += nr_refused
-        return Plan(promote, np.sort(demote))
+    def _possible(self, plan: Plan, tiers: Tiers, refused: Counter[str]) -> Plan:
+        """Return the entries that can be carried out, sorted; count the others in *refused*."""
+        out, into = plan.exchange[:, 0], plan.exchange[:, 1]
+        nr_out, nr_into = len(out), len(into)
+        leaving = np.concatenate([out, plan.demote])
+        coming = np.concatenate([into, plan.promote])
+        leaves = _check({"not in RAM": is_in(leaving, tiers.resident)}, leaving, refused)
+        comes = _check(
+            {
+                "in RAM already": ~is_in(coming, resident_pages(self._machine)),
+                "no such page": self._exists(coming),
+            },
+            coming,
+            refused,
+        )
+        exchange = plan.exchange[leaves[:nr_out] & comes[:nr_into]]
+        demote, promote = plan.demote[leaves[nr_out:]], plan.promote[comes[nr_into:]]
+        budget = tiers.budget_pages
+        exchange = _limit(exchange, budget // 2, "over budget", refused)
+        budget -= 2 * len(exchange)
+        demote = _limit(demote, budget, "over budget", refused)
+        promote = _limit(promote, budget - len(demote), "over budget", refused)
+        promote = _limit(promote, tiers.nr_free_frames + len(demote), "no free frame", refused)
+        return Plan(np.sort(promote), np.sort(demote), exchange)
 
     def _exists(self, pages: PageIds) -> NDArray[np.bool_]:
         mapping_ids, pgoffs = page_id_parts(pages)
@@ -187,6 +269,25 @@ class TieringDaemon:
             nr_pages[mapping_id] = mapping.nr_pages if mapping is not None else 0
         limits = np.fromiter((nr_pages[m] for m in mapping_ids.tolist()), np.int64, len(pages))
         return pgoffs < limits
+
+    def _exchange(self, pairs: PageIds) -> None:
+        self._demote(np.sort(pairs[:, 0]))
+        left = ~is_in(pairs[:, 0], resident_pages(self._machine))
+        self._promote(np.sort(pairs[left, 1]))
+
+    def _demote(self, pages: PageIds) -> None:
+        for mapping, pgoffs in self._by_mapping(pages):
+            moved = demote_pages(self._machine, mapping, pgoffs.tolist(), DemoteReason.KSWAPD)
+            self._statistics.nr_demoted += moved.nr_migrated
+            self._statistics.nr_failed += moved.nr_failed
+            if not mapping.i_pages:
+                self._mapping_emptied(mapping)
+
+    def _promote(self, pages: PageIds) -> None:
+        for mapping, pgoffs in self._by_mapping(pages):
+            moved = promote_pages(self._machine, mapping, pgoffs)
+            self._statistics.nr_promoted += moved.nr_migrated
+            self._statistics.nr_failed += moved.nr_failed
 
     def _by_mapping(self, pages: PageIds) -> list[tuple[AddressSpace, PageIds]]:
         """Group sorted page ids by file; files that went away since are left out."""
@@ -200,10 +301,22 @@ class TieringDaemon:
 
     def _cool(self) -> None:
         """Halve all heat now and then, so that it tells of the last few dozen epochs only."""
-        if self.statistics.epochs % _NR_COOLING_EPOCHS:
+        if self.nr_epochs % _NR_COOLING_EPOCHS:
             return
         for leaf in self._mm.page_table.leaves.values():
             leaf.heat >>= 1
+
+
+def decide(epoch: Epoch) -> Answer:
+    """Ask the policy. It is the user's code: whatever it does wrong, the mount goes on."""
+    try:
+        plan = epoch.policy.decide(epoch.batch, epoch.tiers)
+        return Answer(
+            epoch,
+            Plan(_page_ids(plan.promote), _page_ids(plan.demote), _page_pairs(plan.exchange)),
+        )
+    except (Exception, SystemExit) as exc:
+        return Answer(epoch, Plan(), exc)
 
 
 def resident_pages(machine: Machine) -> PageIds:
@@ -213,6 +326,10 @@ def resident_pages(machine: Machine) -> PageIds:
     return np.sort(mem_map.mapping[frames] << PGOFF_BITS | mem_map.index[frames])
 
 
+def _describe(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {' '.join(str(exc).split())}"
+
+
 def _page_ids(pages: object) -> PageIds:
     array = np.asarray(pages)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
@@ -220,6 +337,30 @@ def _page_ids(pages: object) -> PageIds:
     return array.astype(np.int64)
 
 
-def _once(pages: PageIds) -> PageIds:
-    """Drop repetitions, keeping the order."""
-    return pages[np.sort(np.unique(pages, return_index=True)[1])]
+def _page_pairs(pairs: object) -> PageIds:
+    array = np.asarray(pairs)
+    if array.ndim != 2 or array.shape[1] != 2 or (array.size and array.dtype.kind not in "iu"):
+        raise TypeError(f"exchanges are pairs of integers, not {array.dtype} {array.shape}")
+    return array.astype(np.int64)
+
+
+def _check(
+    conditions: dict[str, NDArray[np.bool_]], pages: PageIds, refused: Counter[str]
+) -> NDArray[np.bool_]:
+    """Return which pages fulfil all conditions and are not there twice; count the others, once."""
+    good = np.ones(len(pages), np.bool_)
+    first = np.zeros(len(pages), np.bool_)
+    first[np.unique(pages, return_index=True)[1]] = True
+    for reason, holds in {**conditions, "twice": first}.items():
+        nr_bad = int(np.count_nonzero(good & ~holds))
+        if nr_bad:
+            refused[reason] += nr_bad
+        good &= holds
+    return good
+
+
+def _limit(pages: PageIds, nr_max: int, reason: str, refused: Counter[str]) -> PageIds:
+    nr_kept = min(len(pages), max(nr_max, 0))
+    if nr_kept < len(pages):
+        refused[reason] += (len(pages) - nr_kept) * (pages.ndim)
+    return pages[:nr_kept]

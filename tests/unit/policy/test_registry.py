@@ -4,7 +4,12 @@ import pytest
 
 from xipfs.errors import PolicyError
 from xipfs.policy import none, second_chance
-from xipfs.policy.registry import POLICY_DEFAULT, load_policy, policy_names
+from xipfs.policy.registry import (
+    POLICY_DEFAULT,
+    load_policy,
+    policy_names,
+    policy_parameters,
+)
 
 GOOD = """\
 import numpy as np
@@ -181,3 +186,106 @@ def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(PolicyError) as caught:
         load_policy(str(path))
     assert str(caught.value).startswith(f"{path}: OSError: ")
+
+
+# Parameters
+
+
+WITH_PARAMETERS = GOOD.replace(
+    "class Policy:\n",
+    """HOT = 4
+\"\"\"Reads that make a page hot. Source: a paper.\"\"\"
+
+
+class Policy:
+    def __init__(self, *, hot: int = HOT, ratio=0.5, eager=False, name="x", scale=None):
+        self.got = (hot, ratio, eager, name, scale)
+
+""",
+)
+
+
+@pytest.fixture
+def parametrised(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(WITH_PARAMETERS)
+    return str(path)
+
+
+def test_parameters_are_listed(parametrised):
+    found = policy_parameters(parametrised)
+    assert [(p.name, p.default) for p in found] == [
+        ("hot", 4),
+        ("ratio", 0.5),
+        ("eager", False),
+        ("name", "x"),
+        ("scale", None),
+    ]
+    assert [p.help for p in found] == ["Reads that make a page hot. Source: a paper.", *[""] * 4]
+
+
+def test_parameters_are_set(parametrised):
+    policy = load_policy(f"{parametrised}:hot=9:ratio=2:eager=yes:name=a,b:scale=0.25")
+    assert policy.got == (9, 2.0, True, "a,b", 0.25)
+    assert load_policy(parametrised).got == (4, 0.5, False, "x", None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (":cold=1", "no parameter 'cold': there are hot, ratio, eager, name, scale"),
+        (":hot=warm", "hot='warm': no int"),
+        (":hot=1.5", "hot='1.5': no int"),
+        (":eager=maybe", "eager='maybe': no bool"),
+        (":hot=1:nonsense", "'nonsense' is no PARAMETER=VALUE"),
+    ],
+)
+def test_wrong_parameters(parametrised, settings, said):
+    with pytest.raises(PolicyError) as caught:
+        load_policy(parametrised + settings)
+    assert str(caught.value).endswith(said)
+
+
+def test_a_policy_without_parameters():
+    with pytest.raises(PolicyError, match="policy none: no parameter 'x': there are none"):
+        load_policy("none:x=1")
+
+
+def test_a_colon_in_the_path(tmp_path):
+    (tmp_path / "a:b").mkdir()
+    path = tmp_path / "a:b" / "mine.py"
+    path.write_text(WITH_PARAMETERS)
+    assert load_policy(f"{path}:hot=1").got[0] == 1
+
+
+# Installed by others
+
+
+class Point:
+    """An entry point of an installed package."""
+
+    name = "theirs"
+    value = "theirs:Policy"
+
+    def __init__(self, load):
+        self.load = load
+
+
+def test_an_entry_point(monkeypatch):
+    monkeypatch.setattr(
+        "importlib.metadata.entry_points", lambda group: [Point(lambda: none.Policy)]
+    )
+    assert "theirs" in policy_names()
+    assert isinstance(load_policy("theirs"), none.Policy)
+
+
+def test_an_entry_point_that_leads_nowhere(monkeypatch):
+    def load():
+        raise ModuleNotFoundError("No module named 'theirs'")
+
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Point(load)])
+    with pytest.raises(PolicyError) as caught:
+        load_policy("theirs")
+    assert str(caught.value) == (
+        "theirs: theirs:Policy: ModuleNotFoundError: No module named 'theirs'"
+    )
