@@ -134,7 +134,7 @@ class Adapter(pyfuse3.Operations):
         self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:
         """Open a file, cached by the kernel or not as `cache=` says."""
-        fh = self._dispatch(self._operations.open, Ino(inode), flags)
+        fh = self._dispatch(self._operations.open, Ino(inode), flags, ctx.pid)
         return pyfuse3.FileInfo(
             fh=pyfuse3.FileHandleT(fh), direct_io=self._direct_io, keep_cache=True
         )

@@ -39,11 +39,13 @@ from xipfs.mm.mmap import munmap
 from xipfs.mm.vma import Mm, Vma
 from xipfs.ondisk.inode import INO_MAX, INO_ROOT
 from xipfs.phys.physmem import PhysMem, Run
-from xipfs.policy.contract import PGOFF_BITS
-from xipfs.tiering.access_log import AccessLog
-from xipfs.units import PAGE_MASK, PAGE_SHIFT, Fh, Ino, Pgoff
+from xipfs.policy.contract import PGOFF_BITS, AccessKind
+from xipfs.tiering.access_log import AccessLog, access_origin
+from xipfs.units import NVRAM_PFN_START, PAGE_MASK, PAGE_SHIFT, Fh, Ino, Pgoff
 
 __all__ = ["Handle", "Operations", "StatFs"]
+
+_NVRAM_PADDR_START = NVRAM_PFN_START << PAGE_SHIFT
 
 XATTR_TIERS = b"user.xipfs.tiers"
 XATTR_EXTENTS = b"user.xipfs.extents"
@@ -64,10 +66,15 @@ class StatFs(NamedTuple):
 
 @dataclass(slots=True)
 class Handle:
-    """An open file or directory. vma: None where there is nothing to map."""
+    """An open file or directory.
+
+    vma: None where there is nothing to map. origin: of the accesses that come by it, see
+    `tiering.access_log`.
+    """
 
     inode: Inode
     vma: Vma | None
+    origin: int
 
 
 class Operations:
@@ -162,9 +169,10 @@ class Operations:
 
     # Files
 
-    def open(self, ino: Ino, flags: int) -> Fh:
+    def open(self, ino: Ino, flags: int, client: int = 0) -> Fh:
         """Open a file for reading; its vma is made when it is opened for the first time.
 
+        client: the process that opens it: who reads, FUSE does not tell later.
         Raises: ReadOnlyFsError for a way of opening that writes, IsDirError.
         """
         inode = self._get_inode(ino)
@@ -172,7 +180,7 @@ class Operations:
             raise ReadOnlyFsError(f"inode {ino}: mounted read-only")
         if inode.is_dir:
             raise IsDirError(f"inode {ino}: a directory")
-        return self._new_handle(inode, self._vma(inode))
+        return self._new_handle(inode, self._vma(inode), client)
 
     def read(self, fh: Fh, off: int, size: int) -> list[Run]:
         """Return the bytes [off, off + size) of an open file as runs of physical memory, in order.
@@ -183,7 +191,8 @@ class Operations:
         Raises: DeviceError, FormatError (a damaged image).
         """
         # The hottest way through the house: every name and call here is paid for by every read.
-        vma = self._get_handle(fh).vma
+        handle = self._get_handle(fh)
+        vma = handle.vma
         if vma is None:
             return []
         mapping = vma.vm_file
@@ -199,14 +208,14 @@ class Operations:
         if nr_pages == 1:
             pfn = access_page(vma, Pgoff(first))
             if pfn != self._sparse_pfn:
-                self._record(page, 1)
+                self._record(page, 1, handle.origin | (pfn >= NVRAM_PFN_START))
             return [(pfn << PAGE_SHIFT | off & PAGE_MASK, end - off)]
         pfns = access_range(vma, Pgoff(first), nr_pages)
         runs = PhysMem.runs(pfns, off & PAGE_MASK, end - off)
         if len(runs) == 1:
-            self._record(page, nr_pages)
+            self._record(page, nr_pages, handle.origin | (runs[0][0] >= _NVRAM_PADDR_START))
         else:
-            self._record_memory(page, pfns)
+            self._record_by_tier(page, pfns, handle.origin)
         return runs
 
     def release(self, fh: Fh) -> None:
@@ -243,19 +252,17 @@ class Operations:
         """Open files and directories."""
         return len(self._handles)
 
-    def _record_memory(self, page: int, pfns: NDArray[np.int64]) -> None:
+    def _record_by_tier(self, page: int, pfns: NDArray[np.int64], origin: int) -> None:
         """Log the accesses to *page* and those behind it, but for holes: no policy can move them.
 
         They were logged once, and a policy promoted them in vain, epoch after epoch, demoting
         others to make room.
         """
-        is_memory = pfns != self._sparse_pfn
-        if is_memory.all():
-            self._record(page, len(pfns))
-            return
-        edges = np.flatnonzero(np.diff(is_memory, prepend=False, append=False))
-        for start, end in edges.reshape(-1, 2).tolist():
-            self._record(page + start, end - start)
+        kinds = np.where(pfns == self._sparse_pfn, -1, pfns >= NVRAM_PFN_START)
+        starts = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist()]
+        for start, end in zip(starts, [*starts[1:], len(pfns)], strict=True):
+            if kinds[start] >= 0:
+                self._record(page + start, end - start, origin | int(kinds[start]))
 
     def _get_inode(self, ino: Ino) -> Inode:
         inode = self._sb.find_inode(ino)
@@ -272,10 +279,10 @@ class Operations:
             raise StaleError(f"no open file {fh}")
         return handle
 
-    def _new_handle(self, inode: Inode, vma: Vma | None) -> Fh:
+    def _new_handle(self, inode: Inode, vma: Vma | None, client: int = 0) -> Fh:
         fh = Fh(self._next_fh)
         self._next_fh += 1
-        self._handles[fh] = Handle(inode, vma)
+        self._handles[fh] = Handle(inode, vma, access_origin(client, AccessKind.READ))
         return fh
 
     def _vma(self, inode: Inode) -> Vma | None:

@@ -150,14 +150,8 @@ class TieringDaemon:
             latency_ns = self._sampler.observe(accesses.page, accesses.time_ns)
             blind = self._sampler.blind(resident)
             blind = blind[~is_in(blind, page_set(accesses.page))]
-        in_ram = is_in(accesses.page, resident)
-        batch = Batch(
-            page=accesses.page,
-            kind=accesses.kind,
-            tier=np.where(in_ram, Tier.RAM, Tier.NVRAM).astype(np.uint8),
-            latency_ns=latency_ns,
-        )
-        nr_in_ram = int(np.count_nonzero(in_ram))
+        batch = Batch(accesses.page, accesses.kind, accesses.tier, latency_ns)
+        nr_in_ram = int(np.count_nonzero(accesses.tier == Tier.RAM))
         tiers = Tiers(
             epoch=self.nr_epochs,
             epoch_ns=self._epoch_ns,
@@ -167,7 +161,7 @@ class TieringDaemon:
             resident=resident,
             blind=blind,
             dirty=no_pages(),
-            nr_accesses=(nr_in_ram, len(in_ram) - nr_in_ram),
+            nr_accesses=(nr_in_ram, len(accesses.page) - nr_in_ram),
             latency_ns=(0.0, 0.0),
             occupancy=(0.0, 0.0),
             promote_ns=0.0,

@@ -2,6 +2,7 @@
 
 import errno
 import stat
+from types import SimpleNamespace
 
 import pytest
 
@@ -127,7 +128,7 @@ async def test_files_are_opened_as_cache_says(image, cache, direct_io):
     mount = Mount.open(image, MountOptions(ram_bytes=0, cache=CacheMode(cache)))
     adapter = Adapter(mount)
     entry = await adapter.lookup(INO_ROOT, b"big", None)
-    opened = await adapter.open(entry.st_ino, 0, None)
+    opened = await adapter.open(entry.st_ino, 0, SimpleNamespace(pid=1))
     assert bool(opened.direct_io) is direct_io
     assert opened.keep_cache
     data = await adapter.read(opened.fh, 5, 10)

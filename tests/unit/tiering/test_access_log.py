@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xipfs.policy.contract import AccessKind, page_id
+from xipfs.policy.contract import AccessKind, Tier, page_id
 from xipfs.tiering import access_log
-from xipfs.tiering.access_log import AccessLog
+from xipfs.tiering.access_log import AccessLog, access_origin
 
 RING, EPOCH_PAGES = 8, 50
 
@@ -23,7 +23,7 @@ def small_log(monkeypatch):
 
 
 def test_an_empty_log():
-    pages, kinds, _ = AccessLog().take()
+    pages, kinds, *_ = AccessLog().take()
     assert len(pages) == len(kinds) == 0
     assert pages.dtype == np.int64
     assert kinds.dtype == np.uint8
@@ -34,17 +34,49 @@ def test_ranges_become_pages_in_their_order():
     log.record(page_id(7, 10), 3)
     log.record(page_id(2, 0), 1)
     log.record(page_id(7, 11), 2)
-    pages, kinds, _ = log.take()
+    pages, kinds, *_ = log.take()
     expected = [page_id(7, 10), page_id(7, 11), page_id(7, 12), page_id(2, 0)]
     assert pages.tolist() == [*expected, page_id(7, 11), page_id(7, 12)]
     assert kinds.tolist() == [AccessKind.READ] * 6
     assert log.nr_dropped_ranges == 0
 
 
+def test_who_how_and_where():
+    log = AccessLog(clock=iter(range(100, 200)).__next__)
+    log.record(5, 2, access_origin(4711, AccessKind.WRITE) | Tier.RAM)
+    log.record(9, 1, access_origin(1 << 22, AccessKind.READ) | Tier.NVRAM)
+    ranges = log.follow(0)
+    assert ranges.client.tolist() == [4711, 1 << 22]
+    assert ranges.nr_pages.tolist() == [2, 1]
+    accesses = log.take()
+    assert accesses.kind.tolist() == [AccessKind.WRITE, AccessKind.WRITE, AccessKind.READ]
+    assert accesses.tier.tolist() == [Tier.RAM, Tier.RAM, Tier.NVRAM]
+    assert accesses.time_ns.tolist() == [100, 100, 101]
+
+
+def test_following_takes_nothing_away():
+    log = AccessLog()
+    start = log.position
+    log.record(1, 1)
+    first = log.follow(start)
+    log.record(2, 1)
+    assert log.follow(first.next_position).page.tolist() == [2]
+    assert log.follow(start).page.tolist() == [1, 2]
+    assert log.take().page.tolist() == [1, 2]
+
+
+def test_who_follows_too_late_is_told(small_log):
+    log = small_log()
+    for page in range(RING + 3):
+        log.record(page, 1)
+    ranges = log.follow(0)
+    assert (ranges.nr_lost, ranges.page.tolist()) == (3, list(range(3, RING + 3)))
+
+
 def test_taking_empties_it():
     log = AccessLog()
     log.record(1, 1)
-    first, _, _ = log.take()
+    first = log.take().page
     assert len(log.take()[0]) == 0
     log.record(2, 1)
     assert log.take()[0].tolist() == [2]
@@ -73,7 +105,7 @@ def test_the_newest_survive(epochs):
                     break
                 kept.insert(0, list(range(page, page + nr_pages)))
             nr_dropped += len(ranges) - len(kept)
-            pages, kinds, _ = log.take()
+            pages, kinds, *_ = log.take()
             assert pages.tolist() == list(chain(*kept))
             assert len(kinds) == len(pages)
             assert log.nr_dropped_ranges == nr_dropped

@@ -13,7 +13,7 @@ from xipfs.policy.contract import AccessKind, Plan, Tier, no_pages, page_id
 from xipfs.tiering.access_log import AccessLog
 from xipfs.tiering.daemon import TieringDaemon, decide, resident_pages
 from xipfs.tiering.sampler import CacheSampler, DropRange
-from xipfs.units import Pgoff
+from xipfs.units import NVRAM_PFN_START, Pgoff
 
 NR_FRAMES, BUDGET = 8, 6
 
@@ -60,8 +60,9 @@ class TieredWorld(World):
         )
 
     def read(self, mapping, pgoff, nr_pages=1) -> None:
-        self.log.record(page_id(mapping.id, pgoff), nr_pages)
-        access_range(self.vmas[mapping.id], Pgoff(pgoff), nr_pages)
+        pfns = access_range(self.vmas[mapping.id], Pgoff(pgoff), nr_pages)
+        for i, pfn in enumerate(pfns.tolist()):
+            self.log.record(page_id(mapping.id, pgoff + i), 1, int(pfn >= NVRAM_PFN_START))
 
     def run(self, promote=(), demote=()) -> None:
         """One epoch with a policy that wants just this, as (mapping, pgoff)."""
