@@ -22,7 +22,10 @@ from xipfs.errors import XipfsError
 
 __all__ = ["COMMANDS", "main", "make_app"]
 
-COMMANDS = ["mkfs", "info", "fsck", "ls", "cat", "cp", "dump", "mount", "umount", "stat", "oracle"]
+COMMANDS = [
+    *("mkfs", "info", "fsck", "ls", "cat", "cp", "dump"),
+    *("mount", "umount", "stat", "tier", "oracle"),
+]
 """Each is a function, or a command with subcommands, in a module of its name."""
 
 _EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED = 1, 2, 130

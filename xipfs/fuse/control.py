@@ -10,6 +10,8 @@ and root, as the kernel names the peer (SO_PEERCRED): all others get an error.
     request   arguments      answer
     stat      cells (number) every figure of the mount; with cells also "map"
     ping                     "pong"; the connection then stays open until the daemon ends
+
+and those of `steering`, which change something.
 """
 
 import json
@@ -18,13 +20,14 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
 
 from xipfs.errors import ControlError, XipfsError
 from xipfs.fuse.mount import Mount
+from xipfs.fuse.steering import Steering
 
 __all__ = ["ControlServer"]
 
@@ -41,9 +44,10 @@ class ControlServer:
     def __init__(self, mount: Mount) -> None:
         self._mount = mount
         self._name = f"xipfs.{os.getpid()}.{secrets.token_hex(8)}"
-        self._requests: dict[str, Callable[[dict[str, Any]], Any]] = {
+        self._requests: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "stat": self._stat,
-            "ping": lambda _: "pong",
+            "ping": self._ping,
+            **Steering(mount).requests,
         }
 
     @property
@@ -69,13 +73,13 @@ class ControlServer:
                     buffer += data
                     while b"\n" in buffer:
                         line, buffer = buffer.split(b"\n", 1)
-                        await stream.send_all(self._answer(line, uid) + b"\n")
+                        await stream.send_all(await self._answer(line, uid) + b"\n")
                     if len(buffer) > _LINE_SIZE_BYTES_MAX:
                         return
             except (trio.BrokenResourceError, OSError):
                 return  # the client went away
 
-    def _answer(self, line: bytes, uid: int) -> bytes:
+    async def _answer(self, line: bytes, uid: int) -> bytes:
         try:
             if uid not in (0, os.geteuid()):
                 raise ControlError("only root and the user who mounted may ask")
@@ -83,7 +87,7 @@ class ControlServer:
             handler = self._requests.get(str(request.get("request")))
             if handler is None:
                 raise ControlError(f"no such request: there are {', '.join(self._requests)}")
-            answer = {"ok": True, "answer": handler(request)}
+            answer = {"ok": True, "answer": await handler(request)}
         except XipfsError as exc:
             answer = {"ok": False, "error": str(exc)}
         except Exception:
@@ -91,7 +95,10 @@ class ControlServer:
             answer = {"ok": False, "error": "the daemon met a bug, see its log"}
         return json.dumps(answer).encode()
 
-    def _stat(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _ping(self, _request: dict[str, Any]) -> str:
+        return "pong"
+
+    async def _stat(self, request: dict[str, Any]) -> dict[str, Any]:
         facts = self._mount.statistics()
         nr_cells = request.get("cells", 0)
         if not isinstance(nr_cells, int) or not 0 <= nr_cells <= _NR_CELLS_MAX:

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
-from xipfs.errors import FormatError, MountError
+from xipfs.errors import FormatError, MountError, StaleError
 from xipfs.fs.superblock import SuperBlock
 from xipfs.fuse.operations import Operations
 from xipfs.fuse.options import CacheMode, MountOptions
@@ -31,9 +31,11 @@ from xipfs.mm.machine import Machine
 from xipfs.mm.vma import Mm
 from xipfs.ondisk.inode import INO_ROOT
 from xipfs.phys.physmem import Run
+from xipfs.policy.contract import Policy
 from xipfs.policy.registry import load_policy
 from xipfs.tiering.access_log import AccessLog
 from xipfs.tiering.daemon import TieringDaemon
+from xipfs.tiering.mover import Mover
 from xipfs.tiering.sampler import CacheSampler, DropRange
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino
 
@@ -61,17 +63,19 @@ class Mount:
         self.mm = Mm(self.machine)
         self.log = AccessLog()
         self.operations = Operations(sb, self.mm, self.log)
+        self.mover = Mover(self.machine, self._find_mapping, self._mapping_emptied)
         self.tiering = TieringDaemon(
             self.mm,
+            self.mover,
             self.log,
             policy,
             policy_name=options.policy,
             sampler=CacheSampler() if options.cache is CacheMode.SAMPLED else None,
             budget_pages=options.budget_pages,
             epoch_ns=options.epoch_ms * 1_000_000,
-            find_mapping=self._find_mapping,
-            mapping_emptied=self._mapping_emptied,
         )
+        self.policy_changed: Callable[[], object] = lambda: None
+        """Called when another policy takes over; the server sets it."""
         self._lock = threading.Lock()
         self._started_s = time.monotonic()
 
@@ -117,6 +121,18 @@ class Mount:
         """Return the map of the region; takes the lock."""
         return self.dispatch(region_map, self.mm, self.sb, nr_cells)
 
+    def set_policy(self, text: str, policy: Policy) -> None:
+        """Let *policy*, which was made from *text*, decide from now on; takes the lock."""
+        self.dispatch(self.tiering.set_policy, text, policy)
+        self.policy_changed()
+
+    def find_file(self, ino: int) -> AddressSpace:
+        """Return the pages of a file that somebody has looked up. Raises: StaleError."""
+        mapping = self._find_mapping(ino)
+        if mapping is None:
+            raise StaleError(f"inode {ino}: no regular file that was looked up")
+        return mapping
+
     def statistics(self) -> dict[str, Any]:
         """Return every figure of this mount, by stable names with units; takes the lock."""
         return self.dispatch(self._statistics)
@@ -142,6 +158,7 @@ class Mount:
             "epochs": tiering.nr_epochs,
             "policy_errors": tiering.nr_policy_errors,
             "plan_refused": tiering.nr_plan_refused,
+            "pinned_pages": len(self.mover.pinned),
             "policies": {name: asdict(found) for name, found in tiering.policies.items()},
             "ranges_dropped": tiering.nr_ranges_dropped,
             "access_ranges_lost": self.log.nr_dropped_ranges,

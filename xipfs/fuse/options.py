@@ -51,7 +51,7 @@ OPTION_HELP = {
     "noexec": "run no programs from the mount",
     "cache": "none, sampled (default) or full: what is done about the kernel's page cache",
     "ram": "size of the RAM tier, default 64M",
-    "policy": "a policy's name, or a file: ./mine.py",
+    "policy": "a policy's name, or a file: ./mine.py; then any `:PARAMETER=VALUE`",
     "epoch": "milliseconds between two decisions of the policy, default 1000",
     "budget": "most pages moved in one epoch, default 4096",
     "arch": "simulated architecture: generic (default), x86, powerpc, s390",

@@ -111,8 +111,11 @@ async def _run_epochs(mount: Mount, notifier: Notifier | None) -> None:
         await trio.sleep_until(next_s)
         try:
             epoch = mount.dispatch(tiering.sample)
-            answer = await trio.to_thread.run_sync(decide, epoch, abandon_on_cancel=True)
-            mount.dispatch(tiering.accept, answer)
+            # A policy that never comes back is left alone in its thread when another takes over.
+            with trio.CancelScope() as deciding:
+                mount.policy_changed = deciding.cancel
+                answer = await trio.to_thread.run_sync(decide, epoch, abandon_on_cancel=True)
+                mount.dispatch(tiering.accept, answer)
             while mount.dispatch(tiering.migrate_some):
                 await trio.lowlevel.checkpoint()
             if notifier is not None and notifier.idle:

@@ -8,12 +8,25 @@ from numpy.typing import NDArray
 from xipfs.fs.extent import iter_extents
 from xipfs.fs.inode import Inode
 from xipfs.fs.superblock import SuperBlock
+from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.machine import Machine
 from xipfs.mm.vma import Mm
 from xipfs.ondisk.extent import ExtentFlags
-from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT
+from xipfs.policy.contract import PGOFF_BITS, PageIds
+from xipfs.policy.pageset import is_in
+from xipfs.tiering.mover import page_heat
+from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, PFN_NONE, Pgoff
 
-__all__ = ["NR_LISTED_EXTENTS_MAX", "RegionMap", "extents_json", "region_map", "tiers_json"]
+__all__ = [
+    "NR_LISTED_EXTENTS_MAX",
+    "RegionMap",
+    "extents_json",
+    "region_map",
+    "tier_runs",
+    "tiers_json",
+]
+
+_TIER_NAMES = ("ram", "nvram", "hole")
 
 NR_LISTED_EXTENTS_MAX = 512
 """An attribute's value ends at 64 KiB."""
@@ -59,6 +72,28 @@ def extents_json(sb: SuperBlock, inode: Inode) -> dict[str, Any]:
             extent: list[Any] = [pgoff, NVRAM_PFN_START + block, nr_pages]
             extents.append([*extent, "unwritten"] if flags & ExtentFlags.UNWRITTEN else extent)
     return {"nr_extents": nr_extents, "extents": extents}
+
+
+def tier_runs(
+    mapping: AddressSpace, pinned: PageIds, start: int, end: int
+) -> list[tuple[int, int, str, bool, int]]:
+    """Return the pages [start, end) of a file, not empty, as runs of pages that are alike.
+
+    A run is (first page, number, "ram" | "nvram" | "hole", is it pinned?, heat of each page).
+    Raises: FormatError, DeviceError.
+    """
+    pfns = mapping.a_ops.get_xip_pfns(mapping, Pgoff(start), end - start)
+    tiers = np.where(pfns == PFN_NONE, 2, np.where(pfns < NVRAM_PFN_START, 0, 1))
+    pages = (mapping.id << PGOFF_BITS) + np.arange(start, end)
+    is_pinned = is_in(pages, pinned)
+    heat = page_heat(mapping, start, end - start)
+    alike = np.stack([tiers, is_pinned, heat])
+    breaks = np.flatnonzero((alike[:, 1:] != alike[:, :-1]).any(axis=0)) + 1
+    starts = [0, *breaks.tolist()]
+    return [
+        (start + i, j - i, _TIER_NAMES[tiers[i]], bool(is_pinned[i]), int(heat[i]))
+        for i, j in zip(starts, [*starts[1:], end - start], strict=True)
+    ]
 
 
 def region_map(mm: Mm, sb: SuperBlock, nr_cells: int) -> RegionMap:

@@ -6,39 +6,35 @@
     migrate_some  under the lock: carry a slice of it out; again until it returns False
     drop_ranges   what the kernel shall forget now, so that we see it used
 
+Pages that a user has pinned are not there for the policy, neither they nor their frames.
+
 A policy can do no harm: what it raises is logged and counted, what it asks for and cannot have is
 refused and counted, and the mount goes on, also while it thinks.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xipfs.mm.address_space import AddressSpace
-from xipfs.mm.machine import Machine
-from xipfs.mm.migrate import DemoteReason, demote_pages, promote_pages
+from xipfs.mm.migrate import DemoteReason
 from xipfs.mm.vma import Mm
-from xipfs.policy.contract import (
-    PGOFF_BITS,
-    Batch,
-    PageIds,
-    Plan,
-    Policy,
-    Tier,
-    Tiers,
-    no_pages,
-    page_id_parts,
-)
+from xipfs.policy.contract import Batch, PageIds, Plan, Policy, Tier, Tiers, no_pages
 from xipfs.policy.pageset import is_in, page_set
 from xipfs.tiering.access_log import AccessLog
+from xipfs.tiering.mover import Mover, resident_pages
 from xipfs.tiering.sampler import CacheSampler, DropRange
 
-__all__ = ["Answer", "Epoch", "PolicyStatistics", "TieringDaemon", "decide", "resident_pages"]
+__all__ = [
+    "Answer",
+    "Epoch",
+    "PolicyStatistics",
+    "TieringDaemon",
+    "decide",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -84,10 +80,8 @@ class PolicyStatistics:
 
 
 class TieringDaemon:
-    """Moves pages of *mm*'s machine as *policy* decides.
+    """Has *mover* move pages of *mm* as *policy* decides.
 
-    find_mapping: file number -> its AddressSpace if the file is in memory.
-    mapping_emptied: told of each file whose last page left RAM.
     sampler: None where the kernel caches nothing, or where nothing is done about it.
     policies: what each policy did, by its name with its parameters; the last is at work.
     """
@@ -95,6 +89,7 @@ class TieringDaemon:
     def __init__(
         self,
         mm: Mm,
+        mover: Mover,
         log: AccessLog,
         policy: Policy,
         *,
@@ -102,17 +97,13 @@ class TieringDaemon:
         sampler: CacheSampler | None,
         budget_pages: int,
         epoch_ns: int,
-        find_mapping: Callable[[int], AddressSpace | None],
-        mapping_emptied: Callable[[AddressSpace], object],
     ) -> None:
         self._mm = mm
-        self._machine: Machine = mm.machine
+        self._mover = mover
         self._log = log
         self._sampler = sampler
         self._budget_pages = budget_pages
         self._epoch_ns = epoch_ns
-        self._find_mapping = find_mapping
-        self._mapping_emptied = mapping_emptied
         self.nr_epochs = 0
         self.nr_ranges_dropped = 0
         self.policies: dict[str, PolicyStatistics] = {}
@@ -143,20 +134,25 @@ class TieringDaemon:
     def sample(self) -> Epoch:
         """Take what was accessed since the last time, and look at the tiers."""
         accesses = self._log.take()
-        resident = resident_pages(self._machine)
+        pinned = self._mover.pinned
+        resident = resident_pages(self._mm.machine)
+        resident = resident[~is_in(resident, pinned)]
         blind = no_pages()
         latency_ns = np.full(len(accesses.page), -1, np.int64)
         if self._sampler is not None:
             latency_ns = self._sampler.observe(accesses.page, accesses.time_ns)
             blind = self._sampler.blind(resident)
             blind = blind[~is_in(blind, page_set(accesses.page))]
-        batch = Batch(accesses.page, accesses.kind, accesses.tier, latency_ns)
+        seen = ~is_in(accesses.page, pinned)
+        batch = Batch(
+            accesses.page[seen], accesses.kind[seen], accesses.tier[seen], latency_ns[seen]
+        )
         nr_in_ram = int(np.count_nonzero(accesses.tier == Tier.RAM))
         tiers = Tiers(
             epoch=self.nr_epochs,
             epoch_ns=self._epoch_ns,
-            nr_ram_frames=self._machine.nr_tier_frames,
-            nr_free_frames=self._machine.mem_map.nr_free,
+            nr_ram_frames=self._mm.machine.nr_tier_frames - len(pinned),
+            nr_free_frames=self._mm.machine.mem_map.nr_free,
             budget_pages=self._budget_pages,
             resident=resident,
             blind=blind,
@@ -187,7 +183,7 @@ class TieringDaemon:
         plan = answer.plan
         nr_asked = len(plan.promote) + len(plan.demote) + plan.exchange.size
         statistics.nr_asked += nr_asked
-        self._machine.vmstat.pgpromote_candidate += len(plan.promote) + len(plan.exchange)
+        self._mm.machine.vmstat.pgpromote_candidate += len(plan.promote) + len(plan.exchange)
         refused: Counter[str] = Counter()
         self._plan = self._possible(plan, answer.epoch.tiers, refused)
         if refused and not statistics.nr_refused:
@@ -219,7 +215,7 @@ class TieringDaemon:
         """Return what the kernel shall drop from its cache, for the next epoch to see it used."""
         if self._sampler is None:
             return []
-        ranges = self._sampler.choose(resident_pages(self._machine), self._log.clock())
+        ranges = self._sampler.choose(resident_pages(self._mm.machine), self._log.clock())
         self.nr_ranges_dropped += len(ranges)
         return ranges
 
@@ -239,8 +235,8 @@ class TieringDaemon:
         leaves = _check({"not in RAM": is_in(leaving, tiers.resident)}, leaving, refused)
         comes = _check(
             {
-                "in RAM already": ~is_in(coming, resident_pages(self._machine)),
-                "no such page": self._exists(coming),
+                "in RAM already": ~is_in(coming, resident_pages(self._mm.machine)),
+                "no such page": self._mover.exists(coming),
             },
             coming,
             refused,
@@ -255,43 +251,20 @@ class TieringDaemon:
         promote = _limit(promote, tiers.nr_free_frames + len(demote), "no free frame", refused)
         return Plan(np.sort(promote), np.sort(demote), exchange)
 
-    def _exists(self, pages: PageIds) -> NDArray[np.bool_]:
-        mapping_ids, pgoffs = page_id_parts(pages)
-        nr_pages = {}
-        for mapping_id in page_set(mapping_ids).tolist():
-            mapping = self._find_mapping(mapping_id)
-            nr_pages[mapping_id] = mapping.nr_pages if mapping is not None else 0
-        limits = np.fromiter((nr_pages[m] for m in mapping_ids.tolist()), np.int64, len(pages))
-        return pgoffs < limits
-
     def _exchange(self, pairs: PageIds) -> None:
         self._demote(np.sort(pairs[:, 0]))
-        left = ~is_in(pairs[:, 0], resident_pages(self._machine))
+        left = ~is_in(pairs[:, 0], resident_pages(self._mm.machine))
         self._promote(np.sort(pairs[left, 1]))
 
     def _demote(self, pages: PageIds) -> None:
-        for mapping, pgoffs in self._by_mapping(pages):
-            moved = demote_pages(self._machine, mapping, pgoffs.tolist(), DemoteReason.KSWAPD)
-            self._statistics.nr_demoted += moved.nr_migrated
-            self._statistics.nr_failed += moved.nr_failed
-            if not mapping.i_pages:
-                self._mapping_emptied(mapping)
+        moved = self._mover.demote(pages, DemoteReason.KSWAPD)
+        self._statistics.nr_demoted += moved.nr_migrated
+        self._statistics.nr_failed += moved.nr_failed
 
     def _promote(self, pages: PageIds) -> None:
-        for mapping, pgoffs in self._by_mapping(pages):
-            moved = promote_pages(self._machine, mapping, pgoffs)
-            self._statistics.nr_promoted += moved.nr_migrated
-            self._statistics.nr_failed += moved.nr_failed
-
-    def _by_mapping(self, pages: PageIds) -> list[tuple[AddressSpace, PageIds]]:
-        """Group sorted page ids by file; files that went away since are left out."""
-        mapping_ids, pgoffs = page_id_parts(pages)
-        groups = []
-        for mapping_id in page_set(mapping_ids).tolist():
-            mapping = self._find_mapping(mapping_id)
-            if mapping is not None:
-                groups.append((mapping, pgoffs[mapping_ids == mapping_id]))
-        return groups
+        moved = self._mover.promote(pages)
+        self._statistics.nr_promoted += moved.nr_migrated
+        self._statistics.nr_failed += moved.nr_failed
 
     def _cool(self) -> None:
         """Halve all heat now and then, so that it tells of the last few dozen epochs only."""
@@ -311,13 +284,6 @@ def decide(epoch: Epoch) -> Answer:
         )
     except (Exception, SystemExit) as exc:
         return Answer(epoch, Plan(), exc)
-
-
-def resident_pages(machine: Machine) -> PageIds:
-    """Return the ids of all pages in RAM frames, sorted; a copy."""
-    mem_map = machine.mem_map
-    frames = np.flatnonzero(mem_map.mapping >= 0)
-    return np.sort(mem_map.mapping[frames] << PGOFF_BITS | mem_map.index[frames])
 
 
 def _describe(exc: BaseException) -> str:

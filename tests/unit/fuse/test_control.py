@@ -108,7 +108,8 @@ NONSENSE = {
 async def test_no_such_request(connect, what):
     connection = await connect()
     answer = await connection.ask(NONSENSE[what] + b"\n")
-    assert answer == {"ok": False, "error": "no such request: there are stat, ping"}
+    assert not answer["ok"]
+    assert answer["error"].startswith("no such request: there are stat, ping, ")
     assert (await connection.ask(line({"request": "ping"})))["ok"], "and it goes on"
 
 

@@ -11,7 +11,8 @@ from tests.kit.mm import World, block_bytes
 from xipfs.mm.access import access_page, access_range
 from xipfs.policy.contract import AccessKind, Plan, Tier, no_pages, page_id
 from xipfs.tiering.access_log import AccessLog
-from xipfs.tiering.daemon import TieringDaemon, decide, resident_pages
+from xipfs.tiering.daemon import TieringDaemon, decide
+from xipfs.tiering.mover import Mover, resident_pages
 from xipfs.tiering.sampler import CacheSampler, DropRange
 from xipfs.units import NVRAM_PFN_START, Pgoff
 
@@ -49,14 +50,17 @@ class TieredWorld(World):
         self.in_memory = {mapping.id: mapping for mapping in self.fs.files}
         self.daemon = TieringDaemon(
             self.mm,
+            Mover(
+                self.machine,
+                self.in_memory.get,
+                lambda mapping: self.emptied.append(mapping.id),
+            ),
             self.log,
             self.policy,
             policy_name="scripted",
             sampler=sampler,
             budget_pages=budget_pages,
             epoch_ns=1_000_000_000,
-            find_mapping=self.in_memory.get,
-            mapping_emptied=lambda mapping: self.emptied.append(mapping.id),
         )
 
     def read(self, mapping, pgoff, nr_pages=1) -> None:
@@ -175,14 +179,13 @@ def test_slices(tmp_path):
     policy = Scripted()
     daemon = TieringDaemon(
         world.mm,
+        Mover(world.machine, {file.id: file}.get, lambda _: None),
         AccessLog(),
         policy,
         policy_name="scripted",
         sampler=None,
         budget_pages=2000,
         epoch_ns=1_000_000_000,
-        find_mapping={file.id: file}.get,
-        mapping_emptied=lambda _: None,
     )
     policy.answer = Plan(as_ids([(file, pgoff) for pgoff in range(600)]))
     daemon.accept(decide(daemon.sample()))

@@ -1,0 +1,99 @@
+"""`xipfs tier` on a real mount: what a user says is done, and what is read stays what it was."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.kit.mount import mounted, xipfs
+
+pytestmark = pytest.mark.fuse
+
+
+def tier(mnt: Path, *words: object) -> dict:
+    done = xipfs("tier", mnt, *words, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_another_policy_takes_over(image: Path, mnt: Path):
+    mine = mnt.with_name("mine.py")
+    mine.write_text(
+        "from xipfs.policy import Plan\n"
+        "class Policy:\n"
+        "    def __init__(self, *, most=1):\n"
+        "        self.most = most\n"
+        "    def decide(self, batch, tiers):\n"
+        "        room = self.most - len(tiers.resident)\n"
+        "        return Plan(promote=batch.page[:1] if room > 0 and len(batch.page) else [])\n"
+    )
+    with mounted(image, mnt, "epoch=20,cache=none,policy=none") as live:
+        (mnt / "hello").read_bytes()
+        live.wait_epochs(2)
+        assert live.stat()["ram_pages"] == 0
+        assert tier(mnt, "policy", mine, "--set", "most=1") == {"policy": f"{mine}:most=1"}
+        while not live.stat()["ram_pages"]:
+            assert (mnt / "hello").read_text() == "hello\n"
+            live.wait_epochs(1)
+        facts = live.stat()
+        assert facts["policies"][f"{mine}:most=1"]["nr_promoted"] == 1
+        assert list(facts["policies"]) == ["none", f"{mine}:most=1"]
+
+
+def test_a_policy_that_never_comes_back(image: Path, mnt: Path):
+    """The mount serves on, says what the matter is, and another policy can take over."""
+    mine = mnt.with_name("mine.py")
+    mine.write_text(
+        "class Policy:\n    def decide(self, batch, tiers):\n        while True: pass\n"
+    )
+    with mounted(image, mnt, f"epoch=20,cache=none,policy={mine}") as live:
+        while not live.stat()["epochs"]:
+            pass
+        assert (mnt / "hello").read_text() == "hello\n"
+        assert live.stat()["epochs"] == 1
+        tier(mnt, "policy", "none")
+        live.wait_epochs(2)
+        assert (mnt / "hello").read_text() == "hello\n"
+
+
+def test_by_hand(image: Path, mnt: Path):
+    with mounted(image, mnt, "policy=none") as live:
+        before = (mnt / "hello").read_bytes()
+        assert tier(mnt, "promote", "hello") == {"migrated": 1, "resident": 0, "failed": 0}
+        assert live.tiers("hello")["ram"] == 1
+        assert (mnt / "hello").read_bytes() == before
+        assert tier(mnt, "pin", mnt / "hello", "0-4K")["resident"] == 1
+        assert tier(mnt, "demote", "hello")["failed"] == 1
+        [run] = tier(mnt, "map", "hello")
+        assert (run["tier"], run["pinned"]) == ("ram", True)
+        assert tier(mnt, "unpin", "hello") == {"unpinned": 1}
+        assert tier(mnt, "demote", "hello")["migrated"] == 1
+        assert (mnt / "hello").read_bytes() == before
+
+
+def test_what_people_see(image: Path, mnt: Path):
+    with mounted(image, mnt, "policy=none"):
+        shown = xipfs("tier", mnt, "policy").stdout
+        assert shown.startswith("policy none decides\n")
+        assert "second_chance" in shown
+        assert "1 pages moved" in xipfs("tier", mnt, "promote", "hello").stdout
+        assert "r\n" in xipfs("tier", mnt, "map", "hello").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("policy", "nonsense"), "no policy 'nonsense': there are none, "),
+        (("policy", "second_chance", "--set", "x=1"), "no parameter 'x': there are history_ratio"),
+        (("pin", "nothing"), "nothing: No such file or directory"),
+        (("pin", "hello", "4K-1K"), "range '4K-1K': START-END in bytes"),
+        (("map", "/etc/passwd"), "/etc/passwd: not on the mount"),
+        (("promote", "directory"), "Is a directory"),
+    ],
+)
+def test_refusals(image: Path, mnt: Path, words, said):
+    with mounted(image, mnt, "policy=none"):
+        done = xipfs("tier", mnt, *words)
+        assert done.returncode == 1
+        assert said in done.stderr.replace("\n", " ")
+        assert done.stderr.count("\n") == 1
