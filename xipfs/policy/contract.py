@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "CHUNK_SHIFT",
     "PGOFF_BITS",
     "AccessKind",
     "Batch",
@@ -35,6 +36,9 @@ PageIds: TypeAlias = NDArray[np.int64]
 """dtype int64, shape (nr_pages,)."""
 
 PGOFF_BITS = 32
+
+CHUNK_SHIFT = 4
+"""Chunks of 16 pages, 64 KiB, are what the sampler has the kernel drop from its cache."""
 
 
 class Tier(IntEnum):
@@ -119,6 +123,8 @@ class Tiers:
     resident: page ids in RAM, sorted; pinned ones, which no plan can move, are left out.
     blind: those of them, sorted, that the kernel's page cache held for all of the epoch: that
         nothing was seen of such a page says nothing about it.
+    blind_chunks: chunks of 1 << CHUNK_SHIFT pages, in RAM or not, that it held in the same way, as
+        sorted `page >> CHUNK_SHIFT`. Of pages in RAM `blind` knows better.
     dirty: those of them, sorted, that NVRAM has no valid copy of: demoting one moves its bytes.
     nr_accesses: page accesses of the epoch, by tier.
     latency_ns: what one access took on average, by tier, under the load of the epoch.
@@ -134,6 +140,7 @@ class Tiers:
     budget_pages: int
     resident: PageIds
     blind: PageIds
+    blind_chunks: NDArray[np.int64]
     dirty: PageIds
     nr_accesses: tuple[int, int]
     latency_ns: tuple[float, float]

@@ -137,12 +137,13 @@ class TieringDaemon:
         pinned = self._mover.pinned
         resident = resident_pages(self._mm.machine)
         resident = resident[~is_in(resident, pinned)]
-        blind = no_pages()
+        blind = blind_chunks = no_pages()
         latency_ns = np.full(len(accesses.page), -1, np.int64)
         if self._sampler is not None:
             latency_ns = self._sampler.observe(accesses.page, accesses.time_ns)
             blind = self._sampler.blind(resident)
             blind = blind[~is_in(blind, page_set(accesses.page))]
+            blind_chunks = self._sampler.blind_chunks(accesses.page)
         seen = ~is_in(accesses.page, pinned)
         batch = Batch(
             accesses.page[seen], accesses.kind[seen], accesses.tier[seen], latency_ns[seen]
@@ -156,6 +157,7 @@ class TieringDaemon:
             budget_pages=self._budget_pages,
             resident=resident,
             blind=blind,
+            blind_chunks=blind_chunks,
             dirty=no_pages(),
             nr_accesses=(nr_in_ram, len(accesses.page) - nr_in_ram),
             latency_ns=(0.0, 0.0),

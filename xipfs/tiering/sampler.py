@@ -20,13 +20,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xipfs.policy.contract import PageIds, no_pages, page_id_parts
+from xipfs.policy.contract import CHUNK_SHIFT, PageIds, no_pages, page_id_parts
 from xipfs.policy.pageset import is_in, page_set
 
 __all__ = ["CacheSampler", "DropRange"]
 
-_CHUNK_SHIFT = 4
-_NR_CHUNK_PAGES = 1 << _CHUNK_SHIFT
+_NR_CHUNK_PAGES = 1 << CHUNK_SHIFT
 
 _BUDGET_DIVISOR = 6
 """Every chunk that is cached is looked at once in about so many epochs."""
@@ -75,20 +74,20 @@ class CacheSampler:
     @property
     def nr_cached_pages(self) -> int:
         """Pages believed to be in the kernel's cache, an upper bound."""
-        return len(self._cached) << _CHUNK_SHIFT
+        return len(self._cached) << CHUNK_SHIFT
 
     def observe(self, pages: PageIds, times_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Take note that *pages* were read, at *times_ns*, and so are in the kernel's cache now.
 
         Returns: int64, of the same shape: how long before that each was dropped, -1 if it was not.
         """
-        chunks = page_set(pages >> _CHUNK_SHIFT)
+        chunks = page_set(pages >> CHUNK_SHIFT)
         dropped_ns = np.full(len(chunks), -1, np.int64)
         for i, chunk in enumerate(chunks.tolist()):
             self._cached.pop(chunk, None)
             self._cached[chunk] = None
             dropped_ns[i] = self._dropped_ns.pop(chunk, -1)
-        since_ns = dropped_ns[np.searchsorted(chunks, pages >> _CHUNK_SHIFT)]
+        since_ns = dropped_ns[np.searchsorted(chunks, pages >> CHUNK_SHIFT)]
         single = is_in(pages, self._single)
         since_ns[single] = self._single_ns[np.searchsorted(self._single, pages[single])]
         self._keep_single(~is_in(self._single, page_set(pages)))
@@ -96,11 +95,16 @@ class CacheSampler:
 
     def blind(self, pages: PageIds) -> PageIds:
         """Return those of *pages* whose accesses the kernel would answer itself, in their order."""
-        chunks = page_set(pages >> _CHUNK_SHIFT)
+        chunks = page_set(pages >> CHUNK_SHIFT)
         cached = np.fromiter((c in self._cached for c in chunks.tolist()), np.bool_, len(chunks))
         return pages[
-            cached[np.searchsorted(chunks, pages >> _CHUNK_SHIFT)] & ~is_in(pages, self._single)
+            cached[np.searchsorted(chunks, pages >> CHUNK_SHIFT)] & ~is_in(pages, self._single)
         ]
+
+    def blind_chunks(self, seen: PageIds) -> NDArray[np.int64]:
+        """Return the chunks believed cached, sorted, but for those of the pages *seen*."""
+        cached = np.sort(np.fromiter(self._cached, np.int64, len(self._cached)))
+        return cached[~is_in(cached, page_set(seen >> CHUNK_SHIFT))]
 
     def choose(self, resident: PageIds, now_ns: int) -> list[DropRange]:
         """Return what to drop now, neighbours joined; it counts as dropped from here on.
@@ -110,13 +114,13 @@ class CacheSampler:
         budget_pages = self.nr_cached_pages // _BUDGET_DIVISOR
         budget_pages = min(max(budget_pages, self._budget_pages_min), self._budget_pages_max)
         singles = self._choose_residents(resident, budget_pages // _RESIDENTS_DIVISOR, now_ns)
-        nr_chunks = (budget_pages - len(singles)) >> _CHUNK_SHIFT
+        nr_chunks = (budget_pages - len(singles)) >> CHUNK_SHIFT
         chunks = np.fromiter(islice(self._cached, nr_chunks), np.int64)
         for chunk in chunks.tolist():
             del self._cached[chunk]
             self._dropped_ns[chunk] = now_ns
-        self._keep_single(~is_in(self._single >> _CHUNK_SHIFT, np.sort(chunks)))
-        first_pages = chunks << _CHUNK_SHIFT
+        self._keep_single(~is_in(self._single >> CHUNK_SHIFT, np.sort(chunks)))
+        first_pages = chunks << CHUNK_SHIFT
         pages = (first_pages[:, np.newaxis] + np.arange(_NR_CHUNK_PAGES)).ravel()
         return _join(page_set(np.concatenate([singles, pages])))
 
