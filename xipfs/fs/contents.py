@@ -5,13 +5,14 @@
     for part in iter_contents(sb, inode): ...          all bytes, holes as zeros
     for offset, part in iter_data(sb, inode): ...      only what is written
     for entry in list_directory(sb, directory): ...    names in byte order
+    find_paths(sb, [3, 7])                             {3: b"/etc/hosts", 7: b"/bin"}
 
 Nothing is held whole but one directory; parts are at most PART_SIZE_BYTES.
 """
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from xipfs.errors import FormatError, InvalidArgumentError, IsDirError
 from xipfs.fs.dentry import DirEntry
@@ -19,9 +20,17 @@ from xipfs.fs.extent import iter_extents
 from xipfs.fs.inode import Inode
 from xipfs.fs.superblock import SuperBlock
 from xipfs.ondisk.extent import ExtentFlags
+from xipfs.ondisk.inode import INO_ROOT
 from xipfs.units import PAGE_SHIFT
 
-__all__ = ["PART_SIZE_BYTES", "iter_contents", "iter_data", "list_directory", "printable"]
+__all__ = [
+    "PART_SIZE_BYTES",
+    "find_paths",
+    "iter_contents",
+    "iter_data",
+    "list_directory",
+    "printable",
+]
 
 PART_SIZE_BYTES = 1 << 20
 
@@ -80,6 +89,32 @@ def list_directory(sb: SuperBlock, directory: Inode) -> list[DirEntry]:
     """
     entries = sb.dir_reader.iter_entries(directory.disk, directory.extents)
     return sorted(entry for entry in entries if entry.name not in (b".", b".."))
+
+
+def find_paths(sb: SuperBlock, inos: Iterable[int]) -> dict[int, bytes]:
+    """Return a path of each inode of *inos* that has one, by walking the tree until all are found.
+
+    Raises: FormatError, DeviceError.
+    """
+    missing = set(inos)
+    found: dict[int, bytes] = {}
+    waiting = [(INO_ROOT, b"/")]
+    seen: set[int] = set()
+    while waiting and missing:
+        ino, path = waiting.pop()
+        if ino in seen:
+            continue  # a damaged tree may lead in circles
+        seen.add(ino)
+        directory = sb.iget(ino)
+        for entry in list_directory(sb, directory):
+            entry_path = os.path.join(path, entry.name)
+            if entry.ino in missing:
+                missing.remove(entry.ino)
+                found[entry.ino] = entry_path
+            if entry.d_type == stat.S_IFDIR >> 12:
+                waiting.append((entry.ino, entry_path))
+        sb.drop_unused(directory)
+    return found
 
 
 def printable(name: bytes) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from xipfs.errors import ControlError
 
-__all__ = ["ask", "connect", "open_daemon"]
+__all__ = ["answer_of", "ask", "connect", "open_daemon"]
 
 XATTR_CONTROL = "user.xipfs.control"
 _PEER = struct.Struct("iII")  # struct ucred: pid, uid, gid
@@ -64,6 +64,11 @@ def ask(mountpoint: str | os.PathLike[str], request: str, **arguments: object) -
             raise ControlError(
                 f"{os.fspath(mountpoint)}: its daemon ended: {exc.strerror}"
             ) from None
+    return answer_of(mountpoint, line)
+
+
+def answer_of(mountpoint: str | os.PathLike[str], line: bytes) -> dict[str, Any]:
+    """Return the answer that a line of the daemon's holds. Raises: ControlError if it refuses."""
     if not line:
         raise ControlError(f"{os.fspath(mountpoint)}: its daemon ended without an answer")
     answer = json.loads(line)

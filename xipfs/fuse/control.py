@@ -10,6 +10,7 @@ and root, as the kernel names the peer (SO_PEERCRED): all others get an error.
     request   arguments      answer
     stat      cells (number) every figure of the mount; with cells also "map"
     ping                     "pong"; the connection then stays open until the daemon ends
+    trace                    the clocks; the connection is a `trace_stream` from then on
 
 and those of `steering`, which change something.
 """
@@ -20,6 +21,7 @@ import os
 import secrets
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -28,6 +30,7 @@ import trio
 from xipfs.errors import ControlError, XipfsError
 from xipfs.fuse.mount import Mount
 from xipfs.fuse.steering import Steering
+from xipfs.fuse.trace_stream import encode_ranges
 
 __all__ = ["ControlServer"]
 
@@ -35,6 +38,9 @@ _log = logging.getLogger(__name__)
 
 _LINE_SIZE_BYTES_MAX = 1 << 16
 _NR_CELLS_MAX = 1 << 14
+_TRACE_INTERVAL_S = 0.02
+"""The ring of the log has room for more than comes in so long."""
+
 _PEER = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
@@ -47,6 +53,7 @@ class ControlServer:
         self._requests: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "stat": self._stat,
             "ping": self._ping,
+            "trace": self._trace,
             **Steering(mount).requests,
         }
 
@@ -73,18 +80,24 @@ class ControlServer:
                     buffer += data
                     while b"\n" in buffer:
                         line, buffer = buffer.split(b"\n", 1)
-                        await stream.send_all(await self._answer(line, uid) + b"\n")
+                        answer, follows = await self._answer(line, uid)
+                        await stream.send_all(answer + b"\n")
+                        if follows:
+                            await self._send_accesses(stream)
                     if len(buffer) > _LINE_SIZE_BYTES_MAX:
                         return
             except (trio.BrokenResourceError, OSError):
                 return  # the client went away
 
-    async def _answer(self, line: bytes, uid: int) -> bytes:
+    async def _answer(self, line: bytes, uid: int) -> tuple[bytes, bool]:
+        """Return the answer to a line, and whether accesses shall follow it."""
+        name = ""
         try:
             if uid not in (0, os.geteuid()):
                 raise ControlError("only root and the user who mounted may ask")
             request = _parse(line)
-            handler = self._requests.get(str(request.get("request")))
+            name = str(request.get("request"))
+            handler = self._requests.get(name)
             if handler is None:
                 raise ControlError(f"no such request: there are {', '.join(self._requests)}")
             answer = {"ok": True, "answer": await handler(request)}
@@ -93,7 +106,23 @@ class ControlServer:
         except Exception:
             _log.exception("a control request failed: %r", line[:200])
             answer = {"ok": False, "error": "the daemon met a bug, see its log"}
-        return json.dumps(answer).encode()
+        return json.dumps(answer).encode(), bool(name == "trace" and answer["ok"])
+
+    async def _trace(self, _request: dict[str, Any]) -> dict[str, int]:
+        return {"clock_ns": self._mount.log.clock(), "time_ns": time.time_ns()}
+
+    async def _send_accesses(self, stream: trio.SocketStream) -> None:
+        """Send what is recorded from now on, until the other side goes away."""
+        log = self._mount.log
+        position = log.position
+        sent_s = trio.current_time()
+        while True:
+            await trio.sleep(_TRACE_INTERVAL_S)
+            ranges = self._mount.dispatch(log.follow, position)
+            position = ranges.next_position
+            if len(ranges.page) or trio.current_time() - sent_s > 1:
+                await stream.send_all(encode_ranges(ranges))
+                sent_s = trio.current_time()
 
     async def _ping(self, _request: dict[str, Any]) -> str:
         return "pong"
