@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from xipfs.policy.contract import Batch, Plan, Policy, Tier, Tiers
+from xipfs.policy.contract import AccessKind, Batch, Plan, Policy, Tier, Tiers
 
 __all__ = ["EPOCH_NS", "PolicyWorld", "check_plan", "make_batch", "make_tiers"]
 
@@ -17,15 +17,19 @@ EPOCH_NS = 1_000_000_000
 
 
 def make_batch(
-    pages: Iterable[int], resident: Iterable[int] = (), latency_ns: Iterable[int] | None = None
+    pages: Iterable[int],
+    resident: Iterable[int] = (),
+    latency_ns: Iterable[int] | None = None,
+    written: Iterable[int] = (),
 ) -> Batch:
-    """Return a batch of readings of *pages*, in this order."""
+    """Return a batch of accesses to *pages*, in this order: readings, but for *written* ones."""
     page = np.array(list(pages), np.int64)
     latencies = np.full(len(page), -1) if latency_ns is None else np.array(list(latency_ns))
     in_ram = np.isin(page, np.array(sorted(resident), np.int64))
+    is_written = np.isin(page, np.array(sorted(written), np.int64))
     return Batch(
         page=page,
-        kind=np.zeros(len(page), np.uint8),
+        kind=np.where(is_written, AccessKind.WRITE, AccessKind.READ).astype(np.uint8),
         tier=np.where(in_ram, Tier.RAM, Tier.NVRAM).astype(np.uint8),
         latency_ns=latencies.astype(np.int64),
     )
@@ -94,18 +98,31 @@ class PolicyWorld:
         pages: Iterable[int],
         *,
         blind: Iterable[int] = (),
+        dirty: Iterable[int] = (),
+        written: Iterable[int] = (),
         latency_ns: Iterable[int] | None = None,
+        tier_latency_ns: tuple[float, float] = (80.0, 300.0),
+        occupancy: tuple[float, float] = (0.0, 0.0),
     ) -> Plan:
-        """Let *pages* be read and the policy decide; *blind* ones of RAM cannot be seen."""
+        """Let *pages* be accessed and the policy decide, as `make_batch` and `make_tiers` have it.
+
+        Of *blind* and *dirty* pages only those count that are in RAM by then.
+        """
+        batch = make_batch(pages, self.resident, latency_ns, written)
+        nr_in_ram = int(np.count_nonzero(batch.tier == Tier.RAM))
         tiers = make_tiers(
             epoch=self.nr_epochs,
             nr_ram_frames=self.nr_ram_frames,
             budget_pages=self.budget_pages,
             resident=self.resident,
             blind=self.resident & set(blind),
+            dirty=self.resident & set(dirty),
+            nr_accesses=(nr_in_ram, len(batch.page) - nr_in_ram),
+            latency_ns=tier_latency_ns,
+            occupancy=occupancy,
         )
         self.nr_epochs += 1
-        plan = self.policy.decide(make_batch(pages, self.resident, latency_ns), tiers)
+        plan = self.policy.decide(batch, tiers)
         check_plan(plan, tiers)
         self.resident -= {*plan.demote.tolist(), *plan.exchange[:, 0].tolist()}
         self.resident |= {*plan.promote.tolist(), *plan.exchange[:, 1].tolist()}
