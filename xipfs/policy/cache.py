@@ -18,10 +18,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from xipfs.errors import PolicyError
 from xipfs.policy.contract import Batch, Plan, Tiers
 from xipfs.policy.target import plan_towards
 
-__all__ = ["CachePolicy"]
+__all__ = ["CachePolicy", "check_share"]
 
 
 class CachePolicy(ABC):
@@ -57,3 +58,10 @@ class CachePolicy(ABC):
         for page in batch.page.tolist():
             self.access(page)
         return plan_towards(np.array(list(self.pages()), np.int64), tiers)
+
+
+def check_share(name: str, share: float) -> float:
+    """Return *share*, a parameter that says how much of the RAM tier. Raises: PolicyError."""
+    if not 0 <= share <= 1:
+        raise PolicyError(f"{name} is {share}: give a share of the RAM tier, 0 to 1")
+    return share
