@@ -48,18 +48,24 @@ class Policy(CachePolicy):
 
     def access(self, page: int) -> None:
         """Count it; make room for a new page, which has been used once then."""
-        count = self._count.get(page)
+        lists, count = self._lists, self._count.get(page)
         if count is None:
             if len(self._count) >= self.capacity:
                 self.evict()
-            count = 0
-            self._least = 1
+            self._count[page] = self._least = 1
+            lists[1][page] = None
         else:
-            self._take(page, count)
-            if self._least == count and count not in self._lists:
-                self._least = count + 1
-        self._count[page] = count + 1
-        self._lists[count + 1][page] = None
+            self._count[page] = count + 1
+            pages = lists[count]
+            if len(pages) > 1:
+                del pages[page]
+                lists[count + 1][page] = None
+            else:  # the list goes up with its only page, unless there is one
+                del lists[count]
+                if lists.setdefault(count + 1, pages) is not pages:
+                    lists[count + 1][page] = None
+                if self._least == count:
+                    self._least = count + 1
         self._nr_accesses += 1
         if self._nr_accesses == self._halve_every * self.capacity:
             self._halve()
@@ -68,9 +74,11 @@ class Policy(CachePolicy):
         """Let the page go that was used least often, and of those the one used longest ago."""
         if self._least not in self._lists:
             self._least = min(self._lists)
-        page = next(iter(self._lists[self._least]))
-        self._take(page, self._least)
+        pages = self._lists[self._least]
+        page, _ = pages.popitem(last=False)
         del self._count[page]
+        if not pages:
+            del self._lists[self._least]
 
     def pages(self) -> Iterable[int]:
         """Return the cached pages, the most often used first."""
@@ -82,14 +90,8 @@ class Policy(CachePolicy):
         self._nr_accesses = 0
         super().resize(capacity)
 
-    def _take(self, page: int, count: int) -> None:
-        """Take a page from the list of its count, and drop a list that is empty then."""
-        pages = self._lists[count]
-        del pages[page]
-        if not pages:
-            del self._lists[count]
-
     def _halve(self) -> None:
+        """Halve all counts, rounding up; where two lists become one, the lower comes first."""
         counts = sorted(self._lists)
         lists = [self._lists.pop(count) for count in counts]
         for count, pages in zip(counts, lists, strict=True):

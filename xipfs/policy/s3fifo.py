@@ -96,7 +96,7 @@ class Policy(CachePolicy):
 
     def resize(self, capacity: int) -> None:
         """Cache at most *capacity* pages from now on, with the same shares."""
-        self._nr_small = max(int(capacity * self._small_share), 1)
+        self._nr_small = min(max(int(capacity * self._small_share), 1), capacity)
         self._nr_ghost = int(capacity * self._ghost_share)
         super().resize(capacity)
         while len(self._ghost) > self._nr_ghost:
