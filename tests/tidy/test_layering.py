@@ -39,6 +39,7 @@ MAY_IMPORT = {
 LIBRARIES = {
     "numpy": set(MAY_IMPORT),
     "sortedcontainers": set(MAY_IMPORT),
+    "textual": {"cli"},
     "trio": {"fuse", "tiering"},
     "pyarrow": {"lab"},
     "pyfuse3": {"fuse", "cli"},

@@ -8,7 +8,8 @@ mount's root, so that whoever can see the mount can find it. It answers only the
 and root, as the kernel names the peer (SO_PEERCRED): all others get an error.
 
     request   arguments      answer
-    stat      cells (number) every figure of the mount; with cells also "map"
+    stat      cells, files   every figure of the mount; with a number of cells also "map", with one
+              (numbers)      of files the hottest "files"
     ping                     "pong"; the connection then stays open until the daemon ends
     trace                    the clocks; the connection is a `trace_stream` from then on
 
@@ -31,6 +32,7 @@ from xipfs.errors import ControlError, XipfsError
 from xipfs.fuse.mount import Mount
 from xipfs.fuse.steering import Steering
 from xipfs.fuse.trace_stream import encode_ranges
+from xipfs.fuse.view import hottest_files
 
 __all__ = ["ControlServer"]
 
@@ -38,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 _LINE_SIZE_BYTES_MAX = 1 << 16
 _NR_CELLS_MAX = 1 << 14
+_NR_FILES_MAX = 1000
 _TRACE_INTERVAL_S = 0.02
 """The ring of the log has room for more than comes in so long."""
 
@@ -129,9 +132,10 @@ class ControlServer:
 
     async def _stat(self, request: dict[str, Any]) -> dict[str, Any]:
         facts = self._mount.statistics()
-        nr_cells = request.get("cells", 0)
-        if not isinstance(nr_cells, int) or not 0 <= nr_cells <= _NR_CELLS_MAX:
-            raise ControlError(f"cells: a number from 0 to {_NR_CELLS_MAX}")
+        nr_cells = _count(request, "cells", _NR_CELLS_MAX)
+        nr_files = _count(request, "files", _NR_FILES_MAX)
+        if nr_files:
+            facts["files"] = self._mount.dispatch(hottest_files, self._mount.mm, nr_files)
         if nr_cells:
             region = self._mount.region_map(nr_cells)
             facts["map"] = {
@@ -141,6 +145,13 @@ class ControlServer:
                 "heat": region.heat.tolist(),
             }
         return facts
+
+
+def _count(request: dict[str, Any], name: str, most: int) -> int:
+    count = request.get(name, 0)
+    if not isinstance(count, int) or not 0 <= count <= most:
+        raise ControlError(f"{name}: a number from 0 to {most}")
+    return count
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What people look at: a file's tiers and extents, the region as a map."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,17 +11,19 @@ from xipfs.fs.inode import Inode
 from xipfs.fs.superblock import SuperBlock
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.machine import Machine
+from xipfs.mm.pgtable import PMD_SHIFT, PTRS_PER_PTE
 from xipfs.mm.vma import Mm
 from xipfs.ondisk.extent import ExtentFlags
 from xipfs.policy.contract import PGOFF_BITS, PageIds
 from xipfs.policy.pageset import is_in
 from xipfs.tiering.mover import page_heat
-from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, PFN_NONE, Pgoff
+from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, PFN_NONE, Pgoff, Vaddr
 
 __all__ = [
     "NR_LISTED_EXTENTS_MAX",
     "RegionMap",
     "extents_json",
+    "hottest_files",
     "region_map",
     "tier_runs",
     "tiers_json",
@@ -93,6 +96,25 @@ def tier_runs(
     return [
         (start + i, j - i, _TIER_NAMES[tiers[i]], bool(is_pinned[i]), int(heat[i]))
         for i, j in zip(starts, [*starts[1:], end - start], strict=True)
+    ]
+
+
+def hottest_files(mm: Mm, nr_files: int) -> list[dict[str, int]]:
+    """Return the files read most of late, the hottest first: ino, heat, pages, pages in RAM."""
+    heat_by_file: Counter[AddressSpace] = Counter()
+    for number, leaf in mm.page_table.leaves.items():
+        hot = np.flatnonzero(leaf.heat)
+        while len(hot):
+            vma = mm.find_vma(Vaddr((number << PMD_SHIFT) + (int(hot[0]) << PAGE_SHIFT)))
+            end = PTRS_PER_PTE
+            if vma is not None:
+                end = min((vma.vm_end >> PAGE_SHIFT) - number * PTRS_PER_PTE, PTRS_PER_PTE)
+                if vma.vm_file is not None:
+                    heat_by_file[vma.vm_file] += int(leaf.heat[hot[0] : end].sum(dtype=np.int64))
+            hot = hot[hot >= end]
+    return [
+        {"ino": m.id, "heat": heat, "pages": m.nr_pages, "ram_pages": len(m.i_pages)}
+        for m, heat in heat_by_file.most_common(nr_files)
     ]
 
 
