@@ -1,4 +1,4 @@
-"""README.md is true: its sessions run and print what it says, its tables are those of the code.
+"""README.md and docs/POLICIES.md are true: their sessions run and print what it says, the tables are those of the code.
 
 A block marked `console` is run by bash, all of them in one directory, one behind the other; a block
 of Python that begins with `# NAME.py` is that file there. What a command prints must be what stands
@@ -15,11 +15,14 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.kit.policy import PolicyWorld
 from xipfs.cli.main import COMMANDS
 from xipfs.fuse.options import OPTION_HELP
+from xipfs.policy.registry import load_policy
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+POLICIES = (ROOT / "docs" / "POLICIES.md").read_text()
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"# (\w+\.py)\b")
@@ -33,8 +36,8 @@ class Command(NamedTuple):
     output: str
 
 
-def blocks(mark: str) -> list[str]:
-    return [text for found, text in BLOCK.findall(README) if found == mark]
+def blocks(document: str, mark: str) -> list[str]:
+    return [text for found, text in BLOCK.findall(document) if found == mark]
 
 
 def commands(block: str) -> list[Command]:
@@ -70,8 +73,9 @@ def pattern(output: str) -> str:
 
 
 @pytest.mark.fuse
-def test_sessions(tmp_path: Path):
-    for source in blocks("python"):
+@pytest.mark.parametrize("document", [README, POLICIES], ids=["README.md", "POLICIES.md"])
+def test_sessions(document: str, tmp_path: Path):
+    for source in blocks(document, "python"):
         name = FILE_NAME.match(source)
         assert name is not None, "a block of Python that is no file"
         (tmp_path / name[1]).write_text(source)
@@ -81,7 +85,7 @@ def test_sessions(tmp_path: Path):
         "LC_ALL": "C.UTF-8",
     }
     try:
-        for line, expected in [c for block in blocks("console") for c in commands(block)]:
+        for line, expected in [c for block in blocks(document, "console") for c in commands(block)]:
             done = subprocess.run(
                 ["bash", "-o", "pipefail", "-c", line],
                 cwd=tmp_path,
@@ -103,8 +107,19 @@ def test_sessions(tmp_path: Path):
 
 
 def test_the_policy_has_fifteen_lines():
-    (source,) = blocks("python")
+    (source,) = blocks(README, "python")
     assert len(source.splitlines()) <= 16  # with its name
+
+
+def test_the_policy_of_the_page_is_a_sound_one(tmp_path: Path):
+    """It obeys the contract, and does what it says: a hot set comes to RAM, and another one after."""
+    (source,) = blocks(POLICIES, "python")
+    (tmp_path / "frequent.py").write_text(source)
+    world = PolicyWorld(load_policy(f"{tmp_path}/frequent.py:half_life=2"), nr_ram_frames=4)
+    for hot in ([1, 2, 3, 4], [5, 6, 7, 8]):
+        for epoch in range(8):
+            world.epoch([*hot * 5, 100 + epoch])
+        assert world.resident == set(hot)
 
 
 def table(title: str) -> dict[str, str]:
