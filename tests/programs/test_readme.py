@@ -1,4 +1,4 @@
-"""README.md and docs/POLICIES.md are true: their sessions run and print what it says, the tables are those of the code.
+"""What the documents show is true: sessions run and print what they say, tables are the code's.
 
 A block marked `console` is run by bash, all of them in one directory, one behind the other; a block
 of Python that begins with `# NAME.py` is that file there. What a command prints must be what stands
@@ -112,7 +112,7 @@ def test_the_policy_has_fifteen_lines():
 
 
 def test_the_policy_of_the_page_is_a_sound_one(tmp_path: Path):
-    """It obeys the contract, and does what it says: a hot set comes to RAM, and another one after."""
+    """It obeys the contract, and a hot set comes to RAM, and another one after."""
     (source,) = blocks(POLICIES, "python")
     (tmp_path / "frequent.py").write_text(source)
     world = PolicyWorld(load_policy(f"{tmp_path}/frequent.py:half_life=2"), nr_ram_frames=4)

@@ -26,17 +26,17 @@ from xipfs.fuse.client import ask
 from xipfs.policy.registry import policy_names
 from xipfs.units import format_size
 
-__all__ = ["TopApp", "render_heat_map", "top"]
+__all__ = ["MAP_COLUMNS", "MAP_ROWS", "TopApp", "render_heat_map", "top"]
 
 MAP_COLUMNS, MAP_ROWS = 78, 8
-NR_FILES = 7
+_NR_FILES = 7
 
 _INTERVAL_S = 1.0
 _NR_SHADES = 5
 _NVRAM_SHADES = ("#26324a", "#2f4a7a", "#3a66ad", "#4a86dd", "#79b4ff")
 _RAM_SHADES = ("#5a2d16", "#8a3f14", "#bd5a12", "#ec7d1c", "#ffb454")
 
-Ask = Callable[..., dict[str, Any]]
+_Ask = Callable[..., dict[str, Any]]
 
 
 def top(mountpoint: Annotated[Path, typer.Argument(metavar="MNT")]) -> None:
@@ -70,7 +70,7 @@ def render_heat_map(region: dict[str, Any], columns: int) -> Text:
     return text
 
 
-class PolicyScreen(ModalScreen[str]):
+class _PolicyScreen(ModalScreen[str]):
     """Choose a policy: Enter takes it, Escape leaves all as it is."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "Back")]
@@ -93,7 +93,7 @@ class TopApp(App[None]):
     CSS = """
     #facts, #map { height: auto; padding: 0 1; }
     #files { height: 1fr; padding: 0 1; }
-    PolicyScreen { align: center middle; }
+    _PolicyScreen { align: center middle; }
     #dialog { width: 44; height: 20; border: round $accent; padding: 0 1; background: $surface; }
     OptionList { height: 1fr; }
     """
@@ -102,7 +102,7 @@ class TopApp(App[None]):
         Binding("p", "choose_policy", "Policy"),
     ]
 
-    def __init__(self, ask: Ask, find_path: Callable[[str, list[int]], dict[int, str]]) -> None:
+    def __init__(self, ask: _Ask, find_path: Callable[[str, list[int]], dict[int, str]]) -> None:
         super().__init__()
         self._ask = ask
         self._find_path = find_path
@@ -127,7 +127,7 @@ class TopApp(App[None]):
     def refresh_facts(self) -> None:
         """Ask the daemon and draw anew; where it has ended, say so and stop."""
         try:
-            facts = self._ask("stat", cells=MAP_COLUMNS * MAP_ROWS, files=NR_FILES)
+            facts = self._ask("stat", cells=MAP_COLUMNS * MAP_ROWS, files=_NR_FILES)
         except ControlError as exc:
             self.exit(message=f"xipfs: {exc}")
             return
@@ -146,7 +146,7 @@ class TopApp(App[None]):
 
     def action_choose_policy(self) -> None:
         """Let the user choose another policy."""
-        self.push_screen(PolicyScreen(), self._set_policy)
+        self.push_screen(_PolicyScreen(), self._set_policy)
 
     def _set_policy(self, name: str | None) -> None:
         if not name:
