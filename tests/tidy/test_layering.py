@@ -29,7 +29,8 @@ MAY_IMPORT = {
     # mm is handed an operations object by fs (`get_xip_mem`); that protocol is all fs sees of mm.
     "fs": {"ground", "phys", "ondisk", "mm.address_space"},
     "oracle": {"ground", "phys", "mm"},
-    "tiering": {"ground", "mm", "policy"},
+    # What the tiers cost is told to policies.
+    "tiering": {"ground", "mm", "policy", "phys.cost"},
     "lab": {"ground", "policy"},
     "fuse": {"ground", "phys", "ondisk", "policy", "mm", "fs", "tiering"},
     "cli": {"ground", "phys", "ondisk", "policy", "mm", "fs", "tiering", "lab", "fuse", "oracle"},

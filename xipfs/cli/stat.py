@@ -10,7 +10,7 @@ import typer
 from xipfs.fuse.client import ask
 from xipfs.units import format_size
 
-__all__ = ["render_map", "stat"]
+__all__ = ["render_cost", "render_map", "stat"]
 
 _MAP_ROWS = 16
 _MAP_LEGEND = ". untouched   - NVRAM   + NVRAM, hot   m some in RAM   r RAM   R RAM, hot"
@@ -70,7 +70,42 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"struct pages {facts['struct_pages']} for RAM ({format_size(facts['struct_page_bytes'])}),"
         f" none for NVRAM ({format_size(facts['struct_page_saved_bytes'])} saved)",
         f"inserted     {vmstat['xip_insert_pfn']} ptes by pfn, {vmstat['xip_insert_page']} by page",
+        *render_cost(facts["cost"]),
         "",
         *(f"{name} {count}" for name, count in vmstat.items()),
         "",
     ]
+
+
+def render_cost(cost: dict[str, Any]) -> list[str]:
+    """Say what the cost model makes of it; every time here is on its clock."""
+    how = "really waited for" if cost["inject"] else "simulated"
+    mean, ram, nvram = (
+        _format_ns(cost[name]) for name in ("access_mean_ns", "latency_ram_ns", "latency_nvram_ns")
+    )
+    lines = [
+        f"cost model   {cost['model']}, {how}: RAM is {cost['ram']}, NVRAM is {cost['nvram']}",
+        f"a page read  {mean} on average, now {ram} in RAM, {nvram} in NVRAM",
+        f"accesses     {cost['accesses']} took {_format_ns(cost['access_ram_ns'])} in RAM, "
+        f"{_format_ns(cost['access_nvram_ns'])} in NVRAM",
+        f"migration    {_format_ns(cost['migration_ns'])}",
+        f"net benefit  {_format_ns(cost['net_benefit_ns'])}, all in NVRAM would have taken "
+        f"{_format_ns(cost['access_all_in_nvram_ns'])}",
+    ]
+    if cost["energy_pj"] is not None:
+        lines.append(f"energy       {cost['energy_pj'] / 1e6:.4g} uJ")
+    if cost["wear_blocks"]:
+        blocks = f"{cost['wear_blocks']} blocks of {format_size(cost['wear_block_size_bytes'])}"
+        lines.append(
+            f"wear         {blocks} written, {cost['wear_mean_cycles']} times on average, "
+            f"at most {cost['wear_max_cycles']} of {cost['endurance_cycles']}"
+        )
+    return [*lines, f"cost clock   {_format_ns(cost['clock_ns'])}"]
+
+
+def _format_ns(time_ns: float) -> str:
+    """Write a time for people, in the unit that leaves one to four digits."""
+    for unit, unit_ns in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if abs(time_ns) >= unit_ns:
+            return f"{time_ns / unit_ns:.4g} {unit}"
+    return f"{time_ns:.4g} ns"

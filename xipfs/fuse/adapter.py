@@ -5,7 +5,7 @@ errno; anything else is a bug of ours, is logged with its traceback, and the cli
 mount lives on.
 
 No handler awaits anything, so between the end of an operation and the reply that carries its views
-nothing else of the mount runs.
+nothing else of the mount runs. (But for `inject`, whose reads wait, and take copies.)
 """
 
 import errno
@@ -25,7 +25,7 @@ from xipfs.ondisk.superblock import Compat
 from xipfs.phys.physmem import Run
 from xipfs.units import PAGE_SIZE, Fh, Ino
 
-__all__ = ["Adapter"]
+__all__ = ["Adapter", "fuse_error"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def _errors_to_errno(
         try:
             return await handler(*args, **kwargs)
         except Exception as exc:
-            raise _fuse_error(exc) from None
+            raise fuse_error(exc) from None
 
     return wrapper
 
@@ -145,7 +145,7 @@ class Adapter(pyfuse3.Operations):
             runs = self._dispatch(self._read, fh, off, size)
             return self._read_bytes(runs)
         except Exception as exc:
-            raise _fuse_error(exc) from None
+            raise fuse_error(exc) from None
 
     async def flush(self, fh: pyfuse3.FileHandleT) -> None:
         """Refuse once, so that the kernel never asks again: close(2) then costs no round trip."""
@@ -185,7 +185,7 @@ class Adapter(pyfuse3.Operations):
         return [pyfuse3.XAttrNameT(name) for name in names]
 
 
-def _fuse_error(exc: Exception) -> pyfuse3.FUSEError:
+def fuse_error(exc: Exception) -> pyfuse3.FUSEError:
     """Return what the client shall see; log what the owner should know."""
     if isinstance(exc, XipfsError):
         if isinstance(exc, FormatError | DeviceError):

@@ -30,6 +30,7 @@ from xipfs.mm.arch import get_arch
 from xipfs.mm.machine import Machine
 from xipfs.mm.vma import Mm
 from xipfs.ondisk.inode import INO_ROOT
+from xipfs.phys.cost import CostAccount
 from xipfs.phys.physmem import Run
 from xipfs.policy.contract import Policy
 from xipfs.policy.registry import load_policy
@@ -60,6 +61,8 @@ class Mount:
         self.options = options
         self.machine = Machine(sb.nvram, nr_tier_frames=nr_tier_frames, arch=get_arch(options.arch))
         self._view = self.machine.physmem.view
+        self.cost = CostAccount(options.cost, self.machine.vmstat)
+        sb.nvram.wear = self.cost.wear
         self.mm = Mm(self.machine)
         self.log = AccessLog()
         self.operations = Operations(sb, self.mm, self.log)
@@ -73,6 +76,7 @@ class Mount:
             sampler=CacheSampler() if options.cache is CacheMode.SAMPLED else None,
             budget_pages=options.budget_pages,
             epoch_ns=options.epoch_ms * 1_000_000,
+            tier_facts=self.cost.tier_facts,
         )
         self.policy_changed: Callable[[], object] = lambda: None
         """Called when another policy takes over; the server sets it."""
@@ -176,6 +180,7 @@ class Mount:
             "vmas": len(self.mm.vmas),
             "page_table_leaves": len(self.mm.page_table.leaves),
             "page_size_bytes": 1 << PAGE_SHIFT,
+            "cost": {**self.cost.facts(), "inject": options.inject},
             "vmstat": vmstat,
         }
 

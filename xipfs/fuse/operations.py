@@ -88,6 +88,7 @@ class Operations:
         self._mm = mm
         self._record = log.record
         self._sparse_pfn = mm.machine.sparse_pfn
+        self._vmstat = mm.machine.vmstat
         self._handles: dict[Fh, Handle] = {}
         self._next_fh = 1
         self.control_address = b""
@@ -209,6 +210,8 @@ class Operations:
             pfn = access_page(vma, Pgoff(first))
             if pfn != self._sparse_pfn:
                 self._record(page, 1, handle.origin | (pfn >= NVRAM_PFN_START))
+            else:
+                self._vmstat.xip_access_sparse += 1
             return [(pfn << PAGE_SHIFT | off & PAGE_MASK, end - off)]
         pfns = access_range(vma, Pgoff(first), nr_pages)
         runs = PhysMem.runs(pfns, off & PAGE_MASK, end - off)
@@ -255,6 +258,8 @@ class Operations:
     def _record_by_tier(self, page: int, pfns: NDArray[np.int64], origin: int) -> None:
         """Log the accesses to *page* and those behind it, but for holes: no policy can move them.
 
+        Holes are counted instead.
+
         They were logged once, and a policy promoted them in vain, epoch after epoch, demoting
         others to make room.
         """
@@ -263,6 +268,8 @@ class Operations:
         for start, end in zip(starts, [*starts[1:], len(pfns)], strict=True):
             if kinds[start] >= 0:
                 self._record(page + start, end - start, origin | int(kinds[start]))
+            else:
+                self._vmstat.xip_access_sparse += end - start
 
     def _get_inode(self, ino: Ino) -> Inode:
         inode = self._sb.find_inode(ino)

@@ -7,6 +7,7 @@ from typing import Any
 
 from xipfs.errors import MountError
 from xipfs.mm.arch import ARCH_DEFAULT, ARCHS
+from xipfs.phys.cost import COST_DEFAULT, CostModel, parse_cost
 from xipfs.policy.registry import POLICY_DEFAULT
 from xipfs.units import PAGE_SIZE, parse_size
 
@@ -26,7 +27,8 @@ class MountOptions:
     """One mount's options; the defaults are those of the command line.
 
     ram_bytes: size of the RAM tier. epoch_ms: time between two decisions of the policy.
-    budget_pages: most pages moved in one epoch. fsname: what df and mount show as the source.
+    budget_pages: most pages moved in one epoch. inject: reads really take the time of the cost
+    model. fsname: what df and mount show as the source.
     """
 
     ro: bool = True
@@ -40,6 +42,8 @@ class MountOptions:
     epoch_ms: int = 1000
     budget_pages: int = 4096
     arch: str = ARCH_DEFAULT.name
+    cost: CostModel = COST_DEFAULT
+    inject: bool = False
     fsname: str = ""
 
 
@@ -55,6 +59,8 @@ OPTION_HELP = {
     "epoch": "milliseconds between two decisions of the policy, default 1000",
     "budget": "most pages moved in one epoch, default 4096",
     "arch": "simulated architecture: generic (default), x86, powerpc, s390",
+    "cost": "memories to reckon with: optane (default), cxl, pcm, nor, dcss, dram; :clients=N",
+    "inject": "let reads really take the time that the cost model says",
     "fsname": "what df shows as the source, default the image",
 }
 
@@ -69,6 +75,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "nodev": {"dev": False},
     "noexec": {"noexec": True},
     "exec": {"noexec": False},
+    "inject": {"inject": True},
     # What a read-only mount without access times does anyway.
     "noatime": {},
     "relatime": {},
@@ -111,6 +118,13 @@ def _arch(text: str) -> str:
     return text
 
 
+def _cost(text: str) -> CostModel:
+    try:
+        return parse_cost(text)
+    except ValueError as exc:
+        raise MountError(f"cost={exc}") from None
+
+
 _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "cache": ("cache", _cache),
     "ram": ("ram_bytes", _ram_bytes),
@@ -118,6 +132,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "epoch": ("epoch_ms", _number("epoch", 10, 3_600_000)),
     "budget": ("budget_pages", _number("budget", 1, 1 << 24)),
     "arch": ("arch", _arch),
+    "cost": ("cost", _cost),
     "fsname": ("fsname", str),
 }
 

@@ -27,6 +27,7 @@ import trio
 from xipfs.errors import MountError
 from xipfs.fuse.adapter import Adapter
 from xipfs.fuse.control import ControlServer
+from xipfs.fuse.inject import InjectAdapter
 from xipfs.fuse.mount import Mount
 from xipfs.fuse.mountpoint import find_mount
 from xipfs.fuse.notifier import Notifier, find_session_fd
@@ -53,7 +54,7 @@ def serve(mount: Mount, mountpoint: Path, mounted: Callable[[], None]) -> None:
     mounted: called once when the kernel has the mount; requests are answered from then on.
     Raises: MountError when the kernel or fusermount3 refuses.
     """
-    adapter = Adapter(mount)
+    adapter = InjectAdapter(mount) if mount.options.inject else Adapter(mount)
     # From here to the end of the process a signal waits until somebody can act on it: what it does
     # by default, to kill us, would leave a dead mount behind.
     signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)

@@ -15,6 +15,7 @@ class VmStat:
     xip_insert_sparse      of those, ptes of the shared sparse page
     xip_access             pages read through a pte
     xip_access_ram         of those, pages in RAM frames
+    xip_access_sparse      of those, the shared sparse page, as the mount's reads of holes find it
     pgpromote_candidate    pages a policy asked to promote
     pgpromote_success      pages copied into a RAM frame
     pgdemote_kswapd        pages given back by the daemon, as a policy asked
@@ -31,6 +32,7 @@ class VmStat:
     xip_insert_sparse: int = 0
     xip_access: int = 0
     xip_access_ram: int = 0
+    xip_access_sparse: int = 0
     pgpromote_candidate: int = 0
     pgpromote_success: int = 0
     pgdemote_kswapd: int = 0

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xipfs.errors import DeviceError, FormatError, ImageBusyError, bug_on
+from xipfs.phys.wear import Wear
 from xipfs.units import PAGE_SIZE
 
 __all__ = ["IOV_MAX", "NvramDevice"]
@@ -36,13 +37,15 @@ class NvramDevice:
     """The image at *path*, open and locked; `close` gives both back.
 
     size_bytes: of the file when it was opened; a later change of the file does not change it.
+    wear: where stores are counted by block, if anybody wants to know.
     """
 
-    __slots__ = ("_bytes", "_fd", "_mmap", "path", "size_bytes")
+    __slots__ = ("_bytes", "_fd", "_mmap", "path", "size_bytes", "wear")
 
     def __init__(self, path: Path, fd: int, size_bytes: int) -> None:
         self.path = path
         self.size_bytes = size_bytes
+        self.wear: Wear | None = None
         self._fd = fd
         self._mmap = mmap.mmap(fd, size_bytes, access=mmap.ACCESS_READ)
         self._bytes = np.frombuffer(self._mmap, np.uint8).data
@@ -128,6 +131,8 @@ class NvramDevice:
             written = os.pwrite(self._fd, data, offset)
         except OSError as exc:
             raise DeviceError(f"{self.path}: {exc.strerror} at byte {offset:#x}") from exc
+        if self.wear is not None:
+            self.wear.record(offset, written)
         if written != len(data):
             raise DeviceError(f"{self.path}: no room for byte {offset + written:#x}")
 

@@ -14,6 +14,7 @@ refused and counted, and the mount goes on, also while it thinks.
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from xipfs.mm.migrate import DemoteReason
 from xipfs.mm.vma import Mm
+from xipfs.phys.cost import TierFacts
 from xipfs.policy.contract import Batch, PageIds, Plan, Policy, Tier, Tiers, no_pages
 from xipfs.policy.pageset import is_in, page_set
 from xipfs.tiering.access_log import AccessLog
@@ -43,6 +45,9 @@ _SLICE_PAGES = 256
 
 _NR_COOLING_EPOCHS = 8
 """Heat is halved once in so many epochs."""
+
+
+_NO_FACTS = TierFacts((0, 0), (0.0, 0.0), (0.0, 0.0), 0.0, 0.0)
 
 
 class Epoch(NamedTuple):
@@ -83,6 +88,7 @@ class TieringDaemon:
     """Has *mover* move pages of *mm* as *policy* decides.
 
     sampler: None where the kernel caches nothing, or where nothing is done about it.
+    tier_facts: is told how long an epoch was, in ns, and tells what accesses cost in it.
     policies: what each policy did, by its name with its parameters; the last is at work.
     """
 
@@ -97,6 +103,7 @@ class TieringDaemon:
         sampler: CacheSampler | None,
         budget_pages: int,
         epoch_ns: int,
+        tier_facts: Callable[[int], TierFacts] = lambda _: _NO_FACTS,
     ) -> None:
         self._mm = mm
         self._mover = mover
@@ -104,6 +111,8 @@ class TieringDaemon:
         self._sampler = sampler
         self._budget_pages = budget_pages
         self._epoch_ns = epoch_ns
+        self._tier_facts = tier_facts
+        self._epoch_start_ns = log.clock()
         self.nr_epochs = 0
         self.nr_ranges_dropped = 0
         self.policies: dict[str, PolicyStatistics] = {}
@@ -133,6 +142,9 @@ class TieringDaemon:
 
     def sample(self) -> Epoch:
         """Take what was accessed since the last time, and look at the tiers."""
+        now_ns = self._log.clock()
+        facts = self._tier_facts(now_ns - self._epoch_start_ns)
+        self._epoch_start_ns = now_ns
         accesses = self._log.take()
         pinned = self._mover.pinned
         resident = resident_pages(self._mm.machine)
@@ -160,10 +172,10 @@ class TieringDaemon:
             blind_chunks=blind_chunks,
             dirty=no_pages(),
             nr_accesses=(nr_in_ram, len(accesses.page) - nr_in_ram),
-            latency_ns=(0.0, 0.0),
-            occupancy=(0.0, 0.0),
-            promote_ns=0.0,
-            write_back_ns=0.0,
+            latency_ns=facts.latency_ns,
+            occupancy=facts.occupancy,
+            promote_ns=facts.promote_ns,
+            write_back_ns=facts.write_back_ns,
         )
         self.nr_epochs += 1
         self._cool()

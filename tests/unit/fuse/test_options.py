@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from xipfs.errors import MountError
 from xipfs.fuse.options import OPTION_HELP, CacheMode, MountOptions, parse_options
+from xipfs.phys.cost import parse_cost
 from xipfs.policy.registry import POLICY_DEFAULT
 from xipfs.units import PAGE_SIZE
 
@@ -22,6 +23,8 @@ DEFAULTS = MountOptions(
     epoch_ms=1000,
     budget_pages=4096,
     arch="generic",
+    cost=parse_cost("optane"),
+    inject=False,
     fsname="",
 )
 
@@ -53,6 +56,9 @@ GOOD = {
     "arch=x86": {"arch": "x86"},
     "arch=powerpc": {"arch": "powerpc"},
     "arch=s390": {"arch": "s390"},
+    "cost=optane": {},
+    "cost=dcss:clients=100": {"cost": parse_cost("dcss:clients=100")},
+    "inject": {"inject": True},
     "fsname=a thing": {"fsname": "a thing"},
     # From fstab and mount(8), without meaning here.
     "defaults,auto,noauto,user,nouser,users,nofail,_netdev,exec,noatime,relatime": {},
@@ -124,14 +130,18 @@ def test_every_option_has_its_help():
     assert all("\n" not in text for text in OPTION_HELP.values())
 
 
-@pytest.mark.parametrize("name", ["cache", "ram", "policy", "epoch", "budget", "arch", "fsname"])
+@pytest.mark.parametrize(
+    "name", ["cache", "ram", "policy", "epoch", "budget", "arch", "cost", "fsname"]
+)
 @pytest.mark.parametrize("form", ["{}", "{}="])
 def test_a_missing_value(name, form):
     message = refusal(form.format(name))
     assert message == f"option {name}: needs a value, {name}=...: {OPTION_HELP[name]}"
 
 
-@pytest.mark.parametrize("name", ["ro", "allow_other", "suid", "nosuid", "dev", "nodev", "exec"])
+@pytest.mark.parametrize(
+    "name", ["ro", "allow_other", "suid", "nosuid", "dev", "nodev", "exec", "inject"]
+)
 @pytest.mark.parametrize("form", ["{}=", "{}=1"])
 def test_a_value_too_many(name, form):
     assert refusal(form.format(name)) == f"option {name}: takes no value"
@@ -165,6 +175,14 @@ BAD_VALUES = {
     "budget=0": "budget='0': a number from 1 to 16777216",
     "budget=16777217": "budget='16777217': a number from 1 to 16777216",
     "arch=vax": "arch='vax': one of generic, powerpc, s390, x86",
+    "cost=flash": "cost='flash': one of optane, cxl, pcm, nor, dcss, dram, perhaps with :clients=N",
+    "cost=:clients=2": "cost=':clients=2': one of optane, cxl, pcm, nor, dcss, dram, "
+    "perhaps with :clients=N",
+    "cost=cxl:": "cost='cxl:': cxl:clients=N, N from 1 to 1000000",
+    "cost=cxl:clients=0": "cost='cxl:clients=0': cxl:clients=N, N from 1 to 1000000",
+    "cost=cxl:clients=1000001": "cost='cxl:clients=1000001': cxl:clients=N, N from 1 to 1000000",
+    "cost=cxl:guests=3": "cost='cxl:guests=3': cxl:clients=N, N from 1 to 1000000",
+    "cost=cxl:clients=-1": "cost='cxl:clients=-1': cxl:clients=N, N from 1 to 1000000",
 }
 
 
@@ -177,6 +195,7 @@ def test_a_number_longer_than_python_likes():
     """int() refuses 5000 digits by a ValueError of its own, which nobody caught."""
     assert refusal("epoch=" + "9" * 5000).endswith(": a number from 10 to 3600000")
     assert "not a size" in refusal("ram=" + "9" * 5000)
+    assert refusal("cost=nor:clients=" + "9" * 5000).endswith("N from 1 to 1000000")
 
 
 option_texts = st.one_of(
