@@ -34,7 +34,17 @@ from xipfs.phys.physmem import Run
 from xipfs.phys.wear import Wear
 from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, PAGE_SIZE
 
-__all__ = ["COST_DEFAULT", "CostAccount", "CostModel", "TierFacts", "parse_cost"]
+__all__ = [
+    "COST_DEFAULT",
+    "NR_UNDER_WAY_MAX",
+    "PAGE_MIGRATION_NS",
+    "CostAccount",
+    "CostModel",
+    "Counters",
+    "TierFacts",
+    "Waits",
+    "parse_cost",
+]
 
 NR_CLIENTS_MAX = 1_000_000
 
