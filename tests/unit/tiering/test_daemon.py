@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.kit.mm import World, block_bytes
 from xipfs.mm.access import access_page, access_range
+from xipfs.phys.cost import TierFacts
 from xipfs.policy.contract import AccessKind, Plan, Tier, no_pages, page_id
 from xipfs.tiering.access_log import AccessLog
 from xipfs.tiering.daemon import TieringDaemon, decide
@@ -118,6 +119,36 @@ def test_the_policy_is_told_the_tiers(world):
     assert tiers.budget_pages == BUDGET
     assert tiers.resident.tolist() == [page_id(world.a.id, 0), page_id(world.a.id, 2)]
     assert tiers.blind.tolist() == []
+
+
+def test_the_policy_is_told_what_accesses_cost_in_this_epoch(world):
+    """How long it was is measured: an epoch may come late."""
+    elapsed_ns: list[int] = []
+
+    def tier_facts(epoch_ns: int) -> TierFacts:
+        elapsed_ns.append(epoch_ns)
+        return TierFacts((4, 5), (80.0, 300.0), (0.25, 1.5), 2000.0, 9000.0)
+
+    times_ns = [1000]
+    world.log.clock = lambda: times_ns[-1]
+    daemon = TieringDaemon(
+        world.mm,
+        Mover(world.machine, world.in_memory.get, lambda _: None),
+        world.log,
+        world.policy,
+        policy_name="scripted",
+        sampler=None,
+        budget_pages=BUDGET,
+        epoch_ns=1_000_000_000,
+        tier_facts=tier_facts,
+    )
+    for time_ns in (1500, 4000):
+        times_ns.append(time_ns)
+        daemon.run_epoch()
+    assert elapsed_ns == [500, 2500]
+    _, tiers = world.policy.asked[-1]
+    assert (tiers.latency_ns, tiers.occupancy) == ((80.0, 300.0), (0.25, 1.5))
+    assert (tiers.promote_ns, tiers.write_back_ns) == (2000.0, 9000.0)
 
 
 def test_resident_pages_are_sorted_and_a_copy(world):
