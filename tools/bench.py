@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -265,6 +265,9 @@ class _LinearFile:
 
     def get_xip_pfns(self, mapping: AddressSpace, pgoff: Pgoff, nr_pages: int) -> NDArray[np.int64]:
         return np.arange(nr_pages) + (NVRAM_PFN_START + pgoff)
+
+    def get_nvram_pfns(self, mapping: AddressSpace, pgoffs: Sequence[int]) -> list[int]:
+        return [NVRAM_PFN_START + pgoff for pgoff in pgoffs]
 
 
 @app.command(name="mkfs")

@@ -200,6 +200,16 @@ class DictFs:
             pfns[page] = virt_to_pfn(kaddr)
         return pfns
 
+    def get_nvram_pfns(self, mapping: AddressSpace, pgoffs: Sequence[int]) -> list[int]:
+        self.nr_calls["get_nvram_pfns"] += 1
+        pfns = []
+        for key in ((mapping.id, pgoff) for pgoff in pgoffs):
+            if key in self.errors:
+                raise self.errors[key]
+            block = self.blocks.get(key)
+            pfns.append(PFN_NONE if block is None else NVRAM_PFN_START + block)
+        return pfns
+
     def _find(self, mapping: AddressSpace, pgoff: Pgoff, *, create: bool) -> tuple[Kaddr, Pfn]:
         frame = mapping.i_pages.get(pgoff)
         if frame is not None:

@@ -335,39 +335,34 @@ SEEDED_BUGS: dict[str, tuple[Any, str, str, str]] = {
     "zap that forgets a dirty pte": (rmap, "_zap_pte", "if dirty:", "if False:"),
     "promotion that copies before it unmaps": (
         migrate,
-        "_copy_run",
-        "    unmap_mapping_range(mapping, pgoff, len(frames), even_cows=False)\n"
-        '    atomic_step("promote: copy")\n',
-        "    machine.physmem.copy_to_frames(pfn, frames)\n    atomic_step('x')\n"
-        "    unmap_mapping_range(mapping, pgoff, len(frames), even_cows=False)\n"
-        "    return frames\n",
+        "_fill_frames",
+        "    unmap_mapping_pages(mapping, pgoffs)\n"
+        '    atomic_step("promote: copy")\n'
+        "    unreadable = _copy_pages(machine, homes, frames)\n",
+        "    unreadable = _copy_pages(machine, homes, frames)\n    atomic_step('x')\n"
+        "    unmap_mapping_pages(mapping, pgoffs)\n",
     ),
     "demotion that does not ask whether the page is busy": (
         migrate,
-        "demote_pages",
-        "machine.mem_map.page_count(pfn) == 1",
-        "True",
+        "_isolate_pages",
+        "if mem_map.page_count(pfn := i_pages[pgoff]) == 1",
+        "if (pfn := i_pages[pgoff]) is not None",
     ),
     "demotion that unmaps after it looked whether the page is busy": (
         migrate,
-        "demote_pages",
-        """        for start, nr_pages in _file_runs(list(resident)):
-            unmap_mapping_range(mapping, start, nr_pages, even_cows=False)
-        atomic_step("demote: busy?")
-        for pgoff, pfn in resident.items():
-            # A look after the unmapping: who reached the frame by a pte holds a reference.
-            if machine.mem_map.page_count(pfn) == 1:
+        "_isolate_pages",
+        """    unmap_mapping_pages(mapping, pgoffs)
+    atomic_step("demote: busy?")
+    # A look after the unmapping: who reached the frame by a pte holds a reference.
+    idle = {pgoff: pfn for pgoff in pgoffs if mem_map.page_count(pfn := i_pages[pgoff]) == 1}
 """,
-        """        count, mapcount = machine.mem_map.page_count, machine.mem_map.page_mapcount
-        idle = {pgoff for pgoff, pfn in resident.items() if count(pfn) == 1 + mapcount(pfn)}
-        atomic_step("demote: unmap")
-        for start, nr_pages in _file_runs(list(resident)):
-            unmap_mapping_range(mapping, start, nr_pages, even_cows=False)
-        for pgoff, pfn in resident.items():
-            if pgoff in idle:
+        """    count, mapcount = mem_map.page_count, mem_map.page_mapcount
+    idle = {pgoff: pfn for pgoff in pgoffs if count(pfn := i_pages[pgoff]) == 1 + mapcount(pfn)}
+    atomic_step("demote: unmap")
+    unmap_mapping_pages(mapping, pgoffs)
 """,
     ),
-    "demotion without write back": (migrate, "_release_frame", "if write_back:", "if False:"),
+    "demotion without write back": (migrate, "_isolate_pages", "if dirty:", "if False:"),
     "demotion that does not stop faults": (
         migrate,
         "demote_pages",

@@ -4,7 +4,7 @@ Source: fs/ext2/xip.c, Linux 2.6.28. Differs from Linux: a page may have moved t
 mapping's i_pages is looked at first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,3 +57,11 @@ class XipOperations:
             for page in resident:
                 pfns[page - pgoff] = i_pages[page]
         return pfns
+
+    def get_nvram_pfns(self, mapping: AddressSpace, pgoffs: Sequence[int]) -> list[int]:
+        """See `mm.address_space.AddressSpaceOperations.get_nvram_pfns`."""
+        find_block = self._get_inode(Ino(mapping.id)).extents.find_block
+        return [
+            PFN_NONE if (block := find_block(Pgoff(pgoff))) is None else NVRAM_PFN_START + block
+            for pgoff in pgoffs
+        ]

@@ -8,7 +8,7 @@ Invariants:
     I2  A frame in i_pages has one reference for being there, and its struct page names the page.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -51,6 +51,15 @@ class AddressSpaceOperations(Protocol):
 
         Returns: int64, shape (nr_pages,), PFN_NONE for a hole; owned by the caller.
         Raises: XipfsError if the filesystem cannot tell.
+        """
+        ...
+
+    def get_nvram_pfns(self, mapping: "AddressSpace", pgoffs: Sequence[int]) -> list[int]:
+        """Return the NVRAM frames that pages are kept in, also of pages that are in RAM just now.
+
+        pgoffs: sorted, all before the end of the file.
+        Returns: as many pfns, PFN_NONE for a hole.
+        Raises: XipfsError if the filesystem cannot tell of all of them.
         """
         ...
 

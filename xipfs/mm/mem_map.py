@@ -13,7 +13,8 @@ Invariants:
     I2  mapcount <= refcount.
 
 Differs from Linux: one zone, one order; the free list is a stack. Rows beyond the RAM there is,
-which a memory model may need, describe holes: PG_reserved, one reference, never given out.
+which a memory model may need, describe holes: PG_reserved, one reference, never given out. A frame
+that is offline (PageOffline, as in a balloon) keeps its struct page and one reference.
 """
 
 import numpy as np
@@ -29,6 +30,7 @@ __all__ = [
     "PAGE_TYPED",
     "PG_DIRTY",
     "PG_RESERVED",
+    "PG_WRITEBACK",
     "MemMap",
 ]
 
@@ -39,7 +41,9 @@ PAGE_ANON = 0x4
 PAGE_ANON_EXCLUSIVE = 0x8
 """One process maps it, and may write to it in place (since 5.19)."""
 PAGE_TYPED = 0x10
-"""A slab, buddy or page table page: nothing to map to users (page_has_type)."""
+"""A slab, buddy, page table or offline page: nothing to map to users (page_has_type)."""
+PG_WRITEBACK = 0x20
+"""Its bytes are on their way to NVRAM, and not known to be durable yet."""
 
 GUP_PIN_COUNTING_BIAS = 1 << 10
 
@@ -53,7 +57,11 @@ class MemMap:
     __slots__ = (
         "_flags",
         "_free",
+        "_index",
         "_mapcount",
+        "_mapping",
+        "_nr_ram_frames",
+        "_offline",
         "_refcount",
         "flags",
         "index",
@@ -71,11 +79,10 @@ class MemMap:
         self.flags: NDArray[np.uint8] = np.zeros(nr_frames, np.uint8)
         self.refcount[nr_ram_frames:] = 1
         self.flags[nr_ram_frames:] = PG_RESERVED
-        # The same memory for one row at a time: three times as fast as indexing the array.
-        self._refcount = self.refcount.data
-        self._mapcount = self.mapcount.data
-        self._flags = self.flags.data
-        self._free = list(range(nr_ram_frames - 1, -1, -1))
+        self._nr_ram_frames = nr_ram_frames
+        self._take_views()
+        self._free = [Pfn(pfn) for pfn in range(nr_ram_frames - 1, -1, -1)]
+        self._offline: list[Pfn] = []
 
     @property
     def nr_frames(self) -> int:
@@ -88,6 +95,11 @@ class MemMap:
         return len(self._free)
 
     @property
+    def offline_pfns(self) -> list[Pfn]:
+        """Frames that were taken away and can come back; a copy."""
+        return self._offline.copy()
+
+    @property
     def size_bytes(self) -> int:
         """What these struct pages would take in a kernel."""
         return self.nr_frames * STRUCT_PAGE_SIZE_BYTES
@@ -96,9 +108,19 @@ class MemMap:
         """Return a frame with one reference, its contents void; None when none is free."""
         if not self._free:
             return None
-        pfn = Pfn(self._free.pop())
+        pfn = self._free.pop()
         self._refcount[pfn] = 1
         return pfn
+
+    def alloc_pages(self, nr_pages: int) -> list[Pfn]:
+        """Do `alloc_page` up to nr_pages times, as far as frames are free."""
+        start = max(len(self._free) - nr_pages, 0)
+        pfns = self._free[start:]
+        del self._free[start:]
+        pfns.reverse()
+        for pfn in pfns:
+            self._refcount[pfn] = 1
+        return pfns
 
     def page_count(self, pfn: Pfn) -> int:
         """References to *pfn*."""
@@ -128,6 +150,11 @@ class MemMap:
         """Note that the page holds bytes its backing has not."""
         self._flags[pfn] |= PG_DIRTY
 
+    def set_page_mapping(self, pfn: Pfn, mapping_id: int, index: int) -> None:
+        """Let the frame hold page *index* of a file; -1, 0 for none."""
+        self._mapping[pfn] = mapping_id
+        self._index[pfn] = index
+
     def get_page(self, pfn: Pfn) -> None:
         """Take a reference; somebody else must hold one already."""
         bug_on(pfn < 0 or self._refcount[pfn] <= 0, "get_page on a free frame", pfn=pfn)
@@ -148,6 +175,40 @@ class MemMap:
         self._refcount[pfn] = refcount
         if refcount == 0:
             self._free_page(pfn)
+
+    def offline_pages(self, nr_pages: int) -> list[Pfn]:
+        """Take free frames away, up to nr_pages. Returns: these, sorted."""
+        pfns = sorted(self.alloc_pages(nr_pages))
+        for pfn in pfns:
+            self._flags[pfn] = PAGE_TYPED
+        self._offline += pfns
+        return pfns
+
+    def online_pages(self, nr_pages: int) -> int:
+        """Bring offline frames back, up to nr_pages, their contents void. Returns: how many."""
+        start = max(len(self._offline) - nr_pages, 0)
+        pfns = self._offline[start:]
+        del self._offline[start:]
+        for pfn in pfns:
+            self.put_page(pfn)
+        return len(pfns)
+
+    def grow(self, nr_ram_frames: int, nr_frames: int) -> None:
+        """Let frames up to nr_ram_frames exist, and be free; struct pages reach up to nr_frames.
+
+        Rows that described holes come to describe RAM. Who keeps an array of ours keeps an old one.
+        """
+        nr_old, self._nr_ram_frames = self._nr_ram_frames, nr_ram_frames
+        nr_more = nr_frames - self.nr_frames
+        bug_on(nr_ram_frames < nr_old or nr_more < 0, "RAM cannot shrink", nr_frames=nr_frames)
+        self.refcount = np.append(self.refcount, np.ones(nr_more, np.int32))
+        self.mapcount = np.append(self.mapcount, np.zeros(nr_more, np.int32))
+        self.mapping = np.append(self.mapping, np.full(nr_more, -1, np.int64))
+        self.index = np.append(self.index, np.zeros(nr_more, np.int64))
+        self.flags = np.append(self.flags, np.full(nr_more, PG_RESERVED, np.uint8))
+        self._take_views()
+        for pfn in range(nr_ram_frames - 1, nr_old - 1, -1):
+            self.put_page(Pfn(pfn))
 
     def pin_page(self, pfn: Pfn) -> None:
         """Take the references of a pin (FOLL_PIN): try_grab_page."""
@@ -203,8 +264,16 @@ class MemMap:
         bug_on(bool(((free == 1) != idle).any()), "I1: a free frame in use, or one in use free")
         bug_on(bool((self.mapcount > self.refcount).any()), "I2: mapcount above refcount")
 
+    def _take_views(self) -> None:
+        # The same memory for one row at a time: three times as fast as indexing the array.
+        self._refcount = self.refcount.data
+        self._mapcount = self.mapcount.data
+        self._flags = self.flags.data
+        self._mapping = self.mapping.data
+        self._index = self.index.data
+
     def _free_page(self, pfn: Pfn) -> None:
-        self.mapping[pfn] = -1
-        self.index[pfn] = 0
+        self._mapping[pfn] = -1
+        self._index[pfn] = 0
         self._flags[pfn] = 0
         self._free.append(pfn)

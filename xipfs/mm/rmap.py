@@ -13,16 +13,21 @@ from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.lock import atomic_step
 from xipfs.mm.mem_map import PAGE_ANON, PG_DIRTY
 from xipfs.mm.mixedmap import vm_normal_page, vm_normal_pages
-from xipfs.mm.pgtable import PMD_SHIFT, PTE_NONE, PTRS_PER_PTE, Leaf, pte_index, pte_pfn
+from xipfs.mm.pgtable import PMD_SHIFT, PTE_NONE, PTE_RW, PTRS_PER_PTE, Leaf, pte_index, pte_pfn
 from xipfs.mm.vma import Vma
 from xipfs.units import PAGE_SHIFT, Pfn, Pgoff, Vaddr
 
 __all__ = [
     "free_pgtables",
+    "page_mkclean",
     "unmap_frame",
+    "unmap_mapping_pages",
     "unmap_mapping_range",
     "zap_page_range",
 ]
+
+_NR_ZAP_TOGETHER = 16
+"""From so many scattered ptes on, arrays pay."""
 
 
 def unmap_mapping_range(
@@ -43,6 +48,40 @@ def unmap_mapping_range(
         if start < end:
             nr_zapped += zap_page_range(vma, Vaddr(start), Vaddr(end), even_cows=even_cows)
     return nr_zapped
+
+
+def unmap_mapping_pages(mapping: AddressSpace, pgoffs: list[int]) -> int:
+    """Take away the ptes of pages anywhere in the file, but no private copies.
+
+    pgoffs: sorted, none twice.
+    Returns: how many ptes went. The same as `unmap_mapping_range` on each, in less time.
+    """
+    nr_pages = len(pgoffs)
+    if not nr_pages:
+        return 0
+    if pgoffs[-1] - pgoffs[0] == nr_pages - 1:
+        return unmap_mapping_range(mapping, Pgoff(pgoffs[0]), nr_pages, even_cows=False)
+    return sum(_zap_scattered(vma, pgoffs) for vma in list(mapping.i_mmap))
+
+
+def page_mkclean(mapping: AddressSpace, pgoff: Pgoff, pfn: Pfn) -> bool:
+    """Let the next store through any pte of the RAM frame *pfn*, file page *pgoff*, fault.
+
+    Returns: whether a pte was dirty. Source: mm/rmap.c page_mkclean.
+    """
+    dirty = False
+    for vma in mapping.i_mmap:
+        address = vma.address(pgoff)
+        leaf = vma.vm_mm.page_table.leaves.get(address >> PMD_SHIFT)
+        if leaf is None or not vma.vm_start <= address < vma.vm_end:
+            continue
+        index = pte_index(address)
+        pte = leaf.words[index]
+        if pte != PTE_NONE and pte_pfn(pte) == pfn:
+            dirty |= bool(leaf.dirty_bytes[index])
+            leaf.words[index] = pte & ~PTE_RW
+            leaf.dirty_bytes[index] = 0
+    return dirty
 
 
 def unmap_frame(mapping: AddressSpace, pgoff: Pgoff, pfn: Pfn) -> int:
@@ -190,3 +229,42 @@ def _zap_ptes(vma: Vma, leaf: Leaf, number: int, window: slice, even_cows: bool)
     leaf.dirty[present] = 0
     leaf.nr_present -= len(present)
     return len(present)
+
+
+def _zap_scattered(vma: Vma, pgoffs: list[int]) -> int:
+    """Zap ptes of many leaves without even_cows: found one by one, judged together."""
+    mm = vma.vm_mm
+    machine = mm.machine
+    leaves = mm.page_table.leaves
+    first, last = vma.vm_pgoff, vma.pgoff(vma.vm_end)
+    shift = (vma.vm_start >> PAGE_SHIFT) - first
+    found: list[tuple[Leaf, int, int]] = []  # leaf, its number, index
+    for pgoff in pgoffs:
+        if first <= pgoff < last:
+            number, index = divmod(pgoff + shift, PTRS_PER_PTE)
+            leaf = leaves.get(number)
+            if leaf is not None and leaf.words[index] != PTE_NONE:
+                found.append((leaf, number, index))
+    if len(found) < _NR_ZAP_TOGETHER:
+        nr_zapped = sum(_zap_pte(vma, *entry, even_cows=False) for entry in found)
+        machine.vmstat.xip_zap += nr_zapped
+        return nr_zapped
+    ptes = np.array([leaf.words[index] for leaf, _, index in found], np.uint64)
+    file_pages = np.array([number * PTRS_PER_PTE + index - shift for _, number, index in found])
+    normal = vm_normal_pages(vma, file_pages, ptes)
+    pages = (ptes[normal] >> PAGE_SHIFT).astype(np.int64)
+    if len(pages):
+        zap = _should_zap_pages(vma, pages)
+        if not zap.all():
+            keep = ~normal
+            keep[normal] = zap
+            found = [entry for entry, goes in zip(found, keep.tolist(), strict=True) if goes]
+            normal, pages = normal[keep], pages[zap]
+        dirty = np.array([leaf.dirty_bytes[index] for leaf, _, index in found], np.bool_)
+        machine.mem_map.flags[pages[dirty[normal]]] |= PG_DIRTY
+        mm.rss_file -= len(pages)
+    for leaf, _, index in found:
+        leaf.clear_pte(index)
+    machine.mem_map.remove_rmaps(pages)
+    machine.vmstat.xip_zap += len(found)
+    return len(found)

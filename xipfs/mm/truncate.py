@@ -37,3 +37,4 @@ def truncate_setsize(machine: Machine, mapping: AddressSpace, size_bytes: int) -
                 pfn = mapping.i_pages.pop(pgoff)
                 machine.mem_map.mapping[pfn] = -1
                 machine.mem_map.put_page(pfn)
+                machine.vmstat.xip_truncate += 1

@@ -16,13 +16,19 @@ class VmStat:
     xip_access             pages read through a pte
     xip_access_ram         of those, pages in RAM frames
     xip_access_sparse      of those, the shared sparse page, as the mount's reads of holes find it
-    pgpromote_candidate    pages a policy asked to promote
+    pgpromote_candidate    pages a policy asked to promote, in exchange for others or by its limits
+    pgpromote_candidate_nrl  pages it asked to promote while frames were free: not rate-limited
     pgpromote_success      pages copied into a RAM frame
     pgdemote_kswapd        pages given back by the daemon, as a policy asked
-    pgdemote_direct        pages given back since their file went away
+    pgdemote_direct        pages given back since their file went away, or the tier shrinks
+    pgdemote_proactive     pages given back before there was need, to keep frames free
     pgmigrate_success      pages moved, either way
     pgmigrate_fail         pages that stayed: busy, unreadable, or no frame free
+    xip_exchange           pages promoted into the frame of one that was demoted for it
+    xip_truncate           pages in RAM that ended with their file, or its end
     xip_shadow_hit         demotions that moved no byte, NVRAM having kept the page
+    xip_writeback          dirty pages written to NVRAM, at demotion or before
+    xip_writeback_fail     dirty pages that could not be
     xip_zap                ptes taken away
     """
 
@@ -34,16 +40,68 @@ class VmStat:
     xip_access_ram: int = 0
     xip_access_sparse: int = 0
     pgpromote_candidate: int = 0
+    pgpromote_candidate_nrl: int = 0
     pgpromote_success: int = 0
     pgdemote_kswapd: int = 0
     pgdemote_direct: int = 0
+    pgdemote_proactive: int = 0
     pgmigrate_success: int = 0
     pgmigrate_fail: int = 0
+    xip_exchange: int = 0
+    xip_truncate: int = 0
     xip_shadow_hit: int = 0
+    xip_writeback: int = 0
+    xip_writeback_fail: int = 0
     xip_zap: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """Return all counters by name, with `pgdemote`, the sum of its causes."""
         counters = asdict(self)
-        counters["pgdemote"] = self.pgdemote_kswapd + self.pgdemote_direct
+        counters["pgdemote"] = self.pgdemote
         return counters
+
+    @property
+    def pgdemote(self) -> int:
+        """Pages given back to NVRAM, for whatever reason."""
+        return self.pgdemote_kswapd + self.pgdemote_direct + self.pgdemote_proactive
+
+    def check_sums(self, nr_resident: int, *, has_policy: bool) -> list[str]:
+        """Return what should hold between the counters and does not, with its values.
+
+        nr_resident: file pages in RAM. has_policy: pages were promoted as candidates only.
+        """
+        demoted, gone = self.pgdemote, self.xip_truncate
+        asked = self.pgpromote_candidate + self.pgpromote_candidate_nrl
+        statements = [
+            (
+                "promoted - demoted - truncated = resident",
+                self.pgpromote_success - demoted - gone == nr_resident,
+                (self.pgpromote_success, demoted, gone, nr_resident),
+            ),
+            (
+                "pgmigrate_success = promoted + demoted",
+                self.pgmigrate_success == self.pgpromote_success + demoted,
+                (self.pgmigrate_success, self.pgpromote_success, demoted),
+            ),
+            (
+                "pgpromote_success <= candidate + candidate_nrl",
+                not has_policy or self.pgpromote_success <= asked,
+                (self.pgpromote_success, self.pgpromote_candidate, self.pgpromote_candidate_nrl),
+            ),
+            (
+                "demoted <= xip_shadow_hit + xip_writeback",
+                demoted <= self.xip_shadow_hit + self.xip_writeback,
+                (demoted, self.xip_shadow_hit, self.xip_writeback),
+            ),
+            (
+                "xip_access_ram <= xip_access",
+                self.xip_access_ram <= self.xip_access,
+                (self.xip_access_ram, self.xip_access),
+            ),
+            (
+                "xip_insert_sparse <= xip_insert_page",
+                self.xip_insert_sparse <= self.xip_insert_page,
+                (self.xip_insert_sparse, self.xip_insert_page),
+            ),
+        ]
+        return [f"{what}: {values}" for what, holds, values in statements if not holds]

@@ -10,6 +10,7 @@ hold 'a', 'b', .... The kernel has such a device in the test module that printed
 """
 
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -220,3 +221,6 @@ class _NoFile:
 
     def get_xip_pfns(self, mapping: AddressSpace, pgoff: Pgoff, nr_pages: int) -> NDArray[np.int64]:
         raise BugError(f"get_xip_pfns on a device: {pgoff} {nr_pages}")
+
+    def get_nvram_pfns(self, mapping: AddressSpace, pgoffs: Sequence[int]) -> list[int]:
+        raise BugError(f"get_nvram_pfns on a device: {pgoffs}")

@@ -7,7 +7,15 @@ the process:
     view              the mapped bytes themselves, for a system call to read (writev(2) answers
                       EFAULT where a touch of ours would be SIGBUS); never touched in Python
 
-and one to write, for the same reason by pwrite(2): `store_bytes`.
+and one to write, for the same reason by pwrite(2): `store_bytes`. What was stored is durable for
+sure once its cache lines were flushed and a fence came after that:
+
+    store_bytes, store8      may reach the medium at any time, in any order, or not at all
+    flush                    these lines are on their way
+    fence                    all that was flushed before is durable
+
+The host keeps an image's pages when we die, so here flush and fence only count, and tell
+`observer`, which can then say what a loss of power at any moment would have left.
 
 One writer or many readers hold the image at a time, by flock(2).
 """
@@ -18,7 +26,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,24 +35,54 @@ from xipfs.errors import DeviceError, FormatError, ImageBusyError, bug_on
 from xipfs.phys.wear import Wear
 from xipfs.units import PAGE_SIZE
 
-__all__ = ["IOV_MAX", "NvramDevice"]
+__all__ = ["CACHE_LINE_SIZE_BYTES", "IOV_MAX", "NvramDevice", "NvramObserver"]
 
 IOV_MAX = 1024
 """Most buffers that one preadv or writev takes (UIO_MAXIOV of Linux)."""
+
+CACHE_LINE_SIZE_BYTES = 64
+
+
+class NvramObserver(Protocol):
+    """Is told of each store, flush and fence, after it is done; sizes and offsets in bytes."""
+
+    def on_store(self, offset: int, size_bytes: int) -> None:
+        """Bytes of the region have changed."""
+
+    def on_flush(self, offset: int, size_bytes: int) -> None:
+        """The lines that hold these bytes were flushed."""
+
+    def on_fence(self) -> None:
+        """What was flushed is durable."""
 
 
 class NvramDevice:
     """The image at *path*, open and locked; `close` gives both back.
 
     size_bytes: of the file when it was opened; a later change of the file does not change it.
+    nr_flushed_lines, nr_fences: counted since then.
+    observer: is told of what reaches the device; None for nobody.
     wear: where stores are counted by block, if anybody wants to know.
     """
 
-    __slots__ = ("_bytes", "_fd", "_mmap", "path", "size_bytes", "wear")
+    __slots__ = (
+        "_bytes",
+        "_fd",
+        "_mmap",
+        "nr_fences",
+        "nr_flushed_lines",
+        "observer",
+        "path",
+        "size_bytes",
+        "wear",
+    )
 
     def __init__(self, path: Path, fd: int, size_bytes: int) -> None:
         self.path = path
         self.size_bytes = size_bytes
+        self.nr_flushed_lines = 0
+        self.nr_fences = 0
+        self.observer: NvramObserver | None = None
         self.wear: Wear | None = None
         self._fd = fd
         self._mmap = mmap.mmap(fd, size_bytes, access=mmap.ACCESS_READ)
@@ -108,7 +146,7 @@ class NvramDevice:
         Raises: DeviceError when the bytes are not all there; the buffers' contents are then void.
         """
         bug_on(offset < 0, "load before the image", offset=offset)  # -1 is preadv2's "go on"
-        wanted = sum(len(buffer) for buffer in buffers)
+        wanted = sum(map(len, buffers))
         try:
             found = os.preadv(self._fd, buffers, offset)
         except OSError as exc:
@@ -135,6 +173,29 @@ class NvramDevice:
             self.wear.record(offset, written)
         if written != len(data):
             raise DeviceError(f"{self.path}: no room for byte {offset + written:#x}")
+        if self.observer is not None:
+            self.observer.on_store(offset, len(data))
+
+    def store8(self, offset: int, data: bytes) -> None:
+        """Write one aligned word of 8 bytes, which is there wholly or not at all, ever after.
+
+        Raises: as `store_bytes`.
+        """
+        bug_on(offset % 8 != 0 or len(data) != 8, "store8: not a word", offset=offset, data=data)
+        self.store_bytes(offset, data)
+
+    def flush(self, offset: int, size_bytes: int) -> None:
+        """Send the lines of [offset, offset + size_bytes) to the medium (CLWB)."""
+        first = offset // CACHE_LINE_SIZE_BYTES
+        self.nr_flushed_lines += -(-(offset + size_bytes) // CACHE_LINE_SIZE_BYTES) - first
+        if self.observer is not None:
+            self.observer.on_flush(offset, size_bytes)
+
+    def fence(self) -> None:
+        """Let what was flushed be durable before anything that is stored later (SFENCE)."""
+        self.nr_fences += 1
+        if self.observer is not None:
+            self.observer.on_fence()
 
     def view(self, offset: int, size_bytes: int) -> memoryview:
         """Return the mapped bytes [offset, offset + size_bytes), read-only, valid until `close`."""

@@ -9,6 +9,7 @@ would.
 """
 
 import mmap
+import os
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from xipfs.errors import OutOfFramesError, bug_on
 from xipfs.phys.nvram import IOV_MAX, NvramDevice
-from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, Pfn, format_size
+from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, PAGE_SIZE, Pfn, format_size
 
 __all__ = ["PhysMem", "Run"]
 
@@ -29,22 +30,30 @@ _NVRAM_PADDR_START = NVRAM_PFN_START << PAGE_SHIFT
 class PhysMem:
     """RAM of *nr_ram_frames* frames, zeroed, and one NVRAM device.
 
-    The host gives RAM frames memory when they are first touched.
-    Raises: OutOfFramesError when it refuses that many.
+    nr_ram_frames: may grow up to nr_ram_frames_max, which costs nothing but addresses: the host
+        gives a frame memory when it is first touched, and has it back from `discard_frames`.
+    Raises: OutOfFramesError when the host refuses that many.
     """
 
-    __slots__ = ("_bounce", "_ram", "_ram_mmap", "nr_nvram_frames", "nr_ram_frames", "nvram")
+    __slots__ = (
+        "_bounce",
+        "_ram",
+        "_ram_mmap",
+        "nr_nvram_frames",
+        "nr_ram_frames",
+        "nr_ram_frames_max",
+        "nvram",
+    )
 
-    def __init__(self, nvram: NvramDevice, *, nr_ram_frames: int) -> None:
+    def __init__(
+        self, nvram: NvramDevice, *, nr_ram_frames: int, nr_ram_frames_max: int | None = None
+    ) -> None:
         self.nvram = nvram
         self._bounce = memoryview(b"")
         self.nr_nvram_frames = nvram.size_bytes >> PAGE_SHIFT
         self.nr_ram_frames = nr_ram_frames
-        size_bytes = max(nr_ram_frames, 1) << PAGE_SHIFT
-        try:
-            self._ram_mmap = mmap.mmap(-1, size_bytes)
-        except (OSError, OverflowError) as exc:
-            raise OutOfFramesError(f"no {format_size(size_bytes)} of RAM: {exc}") from exc
+        self.nr_ram_frames_max = max(nr_ram_frames, nr_ram_frames_max or 0)
+        self._ram_mmap = _map_ram(max(self.nr_ram_frames_max, 1) << PAGE_SHIFT)
         self._ram = np.frombuffer(self._ram_mmap, np.uint8).data
 
     def view(self, paddr: int, size_bytes: int) -> memoryview:
@@ -89,6 +98,9 @@ class PhysMem:
     def copy_to_frames(self, pfn: Pfn, frames: list[Pfn]) -> None:
         """Copy the NVRAM frames from *pfn* on into RAM *frames*, in order. Raises: DeviceError."""
         offset = (pfn - NVRAM_PFN_START) << PAGE_SHIFT
+        if len(frames) == 1:  # scattered pages are common
+            self.nvram.load_into(offset, (self.frame(frames[0]),))
+            return
         for start in range(0, len(frames), IOV_MAX):
             part = frames[start : start + IOV_MAX]
             self.nvram.load_into(
@@ -96,8 +108,18 @@ class PhysMem:
             )
 
     def copy_from_frame(self, frame: Pfn, pfn: Pfn) -> None:
-        """Copy RAM *frame* into the NVRAM frame *pfn*. Raises: DeviceError."""
-        self.nvram.store_bytes((pfn - NVRAM_PFN_START) << PAGE_SHIFT, self.frame(frame))
+        """Copy RAM *frame* into the NVRAM frame *pfn*, and flush it; a fence is the caller's.
+
+        Raises: DeviceError.
+        """
+        offset = (pfn - NVRAM_PFN_START) << PAGE_SHIFT
+        self.nvram.store_bytes(offset, self.frame(frame))
+        self.nvram.flush(offset, PAGE_SIZE)
+
+    def discard_frames(self, frames: list[Pfn]) -> None:
+        """Give the host the memory of RAM *frames* back; they read as zeros then."""
+        for frame in frames:
+            self._ram_mmap.madvise(mmap.MADV_REMOVE, frame << PAGE_SHIFT, PAGE_SIZE)
 
     def load(self, paddr: int, size_bytes: int) -> bytes:
         """Return a copy of bytes of one kind of memory. Raises: DeviceError. Bug: no memory."""
@@ -136,3 +158,15 @@ class PhysMem:
         """Give the RAM back; the device stays open."""
         self._ram.release()
         self._ram_mmap.close()
+
+
+def _map_ram(size_bytes: int) -> mmap.mmap:
+    """Return that many addresses, of a file in memory: only what is touched is charged for."""
+    fd = os.memfd_create("xipfs-ram", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, size_bytes)
+        return mmap.mmap(fd, size_bytes)
+    except (OSError, OverflowError) as exc:
+        raise OutOfFramesError(f"no {format_size(size_bytes)} of RAM: {exc}") from exc
+    finally:
+        os.close(fd)
