@@ -7,6 +7,9 @@
     C5  Every pte is reachable by offset: its vma is in the i_mmap of its file.
     C6  rss_file and rss_anon of an mm are the normal ptes it has.
     C7  An exclusive anonymous page is mapped once.
+    C8  Counters of pages promoted, demoted and resident add up (VmStat.check_sums).
+    C9  The tier is the frames that exist and are not offline, but for the kernel's own.
+    C10 No page is under write-back while nobody writes one back.
 
 with the invariants of MemMap, Mm and AddressSpace. Slow: for tests and explorers.
 """
@@ -18,8 +21,8 @@ import numpy as np
 
 from xipfs.errors import bug_on
 from xipfs.mm.address_space import AddressSpace
-from xipfs.mm.machine import Machine
-from xipfs.mm.mem_map import PAGE_ANON_EXCLUSIVE
+from xipfs.mm.machine import NR_KERNEL_FRAMES, Machine
+from xipfs.mm.mem_map import PAGE_ANON_EXCLUSIVE, PG_WRITEBACK
 from xipfs.mm.mixedmap import vm_normal_page
 from xipfs.mm.pgtable import PMD_SHIFT
 from xipfs.mm.vma import Mm
@@ -43,6 +46,7 @@ def check_invariants(
     references: Counter[int] = Counter(pins)
     references.update((machine.sparse_pfn, machine.zero_pfn))
     references.update(range(nr_ram_frames, mem_map.nr_frames))  # holes are reserved
+    references.update(mem_map.offline_pfns)
     for mapping in mappings:
         references.update(int(pfn) for pfn in mapping.i_pages.values())
     mapcounts: Counter[int] = Counter()
@@ -63,6 +67,12 @@ def check_invariants(
     bug_on(bool(twice), "C4: a frame holds two pages", pfns=twice)
     for mapping in mappings:
         mapping.check_invariants(mem_map)
+    wrong = machine.vmstat.check_sums(places.total(), has_policy=False)
+    bug_on(bool(wrong), "C8: sums of counters", wrong=wrong)
+    nr_used = nr_ram_frames - NR_KERNEL_FRAMES - len(mem_map.offline_pfns)
+    bug_on(nr_used != machine.nr_tier_frames, "C9: the tier has another size", nr_frames=nr_used)
+    under_io = np.flatnonzero(mem_map.flags & PG_WRITEBACK)
+    bug_on(len(under_io) > 0, "C10: pages under write-back", pfns=under_io)
 
 
 def _count_normal_ptes(mm: Mm) -> Counter[int]:

@@ -118,8 +118,12 @@ class PhysMem:
 
     def discard_frames(self, frames: list[Pfn]) -> None:
         """Give the host the memory of RAM *frames* back; they read as zeros then."""
-        for frame in frames:
-            self._ram_mmap.madvise(mmap.MADV_REMOVE, frame << PAGE_SHIFT, PAGE_SIZE)
+        start = 0
+        for end in range(1, len(frames) + 1):
+            if end == len(frames) or frames[end] != frames[end - 1] + 1:
+                size_bytes = (end - start) << PAGE_SHIFT
+                self._ram_mmap.madvise(mmap.MADV_REMOVE, frames[start] << PAGE_SHIFT, size_bytes)
+                start = end
 
     def load(self, paddr: int, size_bytes: int) -> bytes:
         """Return a copy of bytes of one kind of memory. Raises: DeviceError. Bug: no memory."""

@@ -2,6 +2,7 @@
 
 import errno
 
+import numpy as np
 import pytest
 
 from tests.kit.mm import PRIVATE_RW, SHARED_RW, World, archs, block_bytes, fault
@@ -22,6 +23,7 @@ from xipfs.mm.gup import (
     put_user_page,
 )
 from xipfs.mm.mem_map import GUP_PIN_COUNTING_BIAS, PG_DIRTY
+from xipfs.mm.migrate import promote_pages
 from xipfs.mm.mixedmap import vmf_insert_mixed
 from xipfs.mm.pgtable import pte_pfn, pte_write
 from xipfs.mm.vm_fault import FaultResult
@@ -171,9 +173,8 @@ def test_zero_page_can_be_got(world: World):
 def test_writing_marks_a_page_whose_pte_is_clean(world: World):
     """Nobody wrote through the pte, but the one who asks will write to the page."""
     vma = world.mmap(world.fs.make_file({0: 3}), vm_flags=SHARED_RW)
-    frame = world.machine.mem_map.alloc_page()
-    vma.vm_file.i_pages[0] = frame
-    world.machine.mem_map.mapping[frame] = vma.vm_file.id
+    promote_pages(world.machine, vma.vm_file, np.array([0]))
+    frame = vma.vm_file.i_pages[0]
     assert get(vma, FOLL_WRITE) == (1, [frame])
     assert world.machine.mem_map.page_flags(frame) & PG_DIRTY
     world.check(pins=[frame])
