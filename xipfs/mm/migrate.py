@@ -177,6 +177,7 @@ def _moving_both(*mappings: AddressSpace) -> Iterator[None]:
     files = sorted(set(mappings), key=lambda mapping: mapping.id)
     with ExitStack() as stack:
         for mapping in files:
+            atomic_step("exchange: lock")
             stack.enter_context(mapping.i_rwsem.write())
         for mapping in files:
             stack.enter_context(mapping.invalidate())

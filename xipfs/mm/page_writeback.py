@@ -102,11 +102,14 @@ def write_back_frames(
 def _clear_page_dirty_for_io(
     machine: Machine, mapping: AddressSpace, pgoff: Pgoff, pfn: Pfn
 ) -> bool:
-    """Return whether the page was dirty; it is not any more. Source: clear_page_dirty_for_io."""
+    """Return whether the page was dirty; it is not any more. Source: clear_page_dirty_for_io.
+
+    One step with the setting of PG_writeback, for which Linux holds the page lock: another caller
+    finds the page dirty, or under write-back.
+    """
     mem_map = machine.mem_map
     if page_mkclean(mapping, pgoff, pfn):
         mem_map.set_page_dirty(pfn)
-    atomic_step("write back: clear dirty")
     is_dirty = bool(mem_map.page_flags(pfn) & PG_DIRTY)
     mem_map.clear_page_flags(pfn, PG_DIRTY)
     return is_dirty
