@@ -37,9 +37,10 @@ from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.fault import handle_mm_fault
 from xipfs.mm.filemap_xip import xip_file_mmap
 from xipfs.mm.machine import Machine
+from xipfs.mm.migrate import DemoteReason, demote_pages, promote_pages
 from xipfs.mm.pgtable import PTRS_PER_PTE, Leaf
 from xipfs.mm.rmap import zap_page_range
-from xipfs.mm.vma import Mm
+from xipfs.mm.vma import Mm, Vma
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import NVRAM_PFN_START, PAGE_SIZE, Kaddr, Pfn, Pgoff, pfn_to_kaddr
 
@@ -199,7 +200,11 @@ def mm(
     rounds: Annotated[int, typer.Option(help="Counted rounds of each measurement.")] = 5,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """Ptes and faults a second on one core, without a mount; the peer just fills an array."""
+    """Ptes, faults and migrations on one core, without a mount.
+
+    The peer of ptes and faults just fills an array; that of a promotion copies as many pages by as
+    many system calls, and that of a demotion forgets them in a dict.
+    """
     nr_leaves = 64
     nr_pages = nr_leaves * PTRS_PER_PTE
     nvram = NvramDevice.scratch(nr_pages * PAGE_SIZE)
@@ -249,9 +254,113 @@ def mm(
     arrays = (leaf.ptes, leaf.accessed, leaf.dirty, leaf.heat)
     leaf_bytes = sum(a.nbytes for a in arrays) / PTRS_PER_PTE
     results.append(Comparison("memory of a pte", "bytes", leaf_bytes, 8, "a word", 8 / leaf_bytes))
-    _report(results, as_json)
     machine.close()
+    results += _migrations(nvram, rounds)
+    _report(results, as_json)
     nvram.close()
+
+
+def _migrations(nvram: NvramDevice, rounds: int) -> list[Comparison]:
+    """Return what a page costs on its way up and down, in batches of one file or of many."""
+    results = []
+    for where, nr_files, is_scattered in (
+        ("in a row", 1, False),
+        ("scattered", 1, True),
+        ("scattered, 16 files", 16, True),
+        ("scattered, 128 files", 128, True),
+    ):
+        moving = _MovingPages(nvram, nr_files=nr_files, is_scattered=is_scattered)
+        for name, work, peer, peer_name in (
+            ("promoted", moving.promote, moving.copy, "copying"),
+            ("demoted", moving.demote, moving.forget, "del in a dict"),
+        ):
+            results.append(
+                compare(
+                    f"a page {name}, {where}",
+                    "us",
+                    work,
+                    peer,
+                    peer_name,
+                    rounds=rounds,
+                    more_is_better=False,
+                )
+            )
+        moving.machine.close()
+    return results
+
+
+class _MovingPages:
+    """2,048 mapped pages, moved in batches of at most 256; figures are us of CPU time a page."""
+
+    nr_pages = 2048
+
+    def __init__(self, nvram: NvramDevice, *, nr_files: int, is_scattered: bool) -> None:
+        self.machine = Machine(nvram, nr_tier_frames=self.nr_pages)
+        self.step = 1 if is_scattered else 64
+        mm = Mm(self.machine)
+        rng = random.Random(_SEED)
+        nr_file_pages = nvram.size_bytes // PAGE_SIZE // nr_files
+        nr_chosen = self.nr_pages // nr_files
+        self.vmas: list[Vma] = []
+        self.batches: list[tuple[AddressSpace, NDArray[np.int64]]] = []
+        for i in range(nr_files):
+            file = AddressSpace(
+                i + 1, _LinearFile(), i_size_bytes=nr_file_pages * PAGE_SIZE, read_only=True
+            )
+            self.vmas.append(xip_file_mmap(mm, file, nr_pages=nr_file_pages))
+            pages = np.arange(nr_chosen)
+            if is_scattered:
+                pages = np.array(sorted(rng.sample(range(nr_file_pages), nr_chosen)))
+            self.batches += [(file, pages[at : at + 256]) for at in range(0, nr_chosen, 256)]
+
+    def promote(self) -> float:
+        self._demote()
+        self._map()
+        return self._time(self._promote)
+
+    def demote(self) -> float:
+        self._promote()
+        self._map()
+        return self._time(self._demote)
+
+    def copy(self) -> float:
+        """Copy as many pages by as many system calls."""
+        buffers = [memoryview(bytearray(PAGE_SIZE))] * self.step
+        nvram = self.machine.physmem.nvram
+
+        def work() -> None:
+            for _, pgoffs in self.batches:
+                for pgoff in pgoffs.tolist()[:: self.step]:
+                    nvram.load_into(pgoff * PAGE_SIZE, buffers)
+
+        return self._time(work)
+
+    def forget(self) -> float:
+        """Forget as many pages of a dict."""
+        pages = dict.fromkeys(range(self.nr_pages))
+
+        def work() -> None:
+            for page in range(self.nr_pages):
+                del pages[page]
+
+        return self._time(work)
+
+    def _map(self) -> None:
+        for vma in self.vmas:
+            access_range(vma, Pgoff(0), vma.pgoff(vma.vm_end))
+
+    def _promote(self) -> None:
+        for file, pgoffs in self.batches:
+            promote_pages(self.machine, file, pgoffs)
+
+    def _demote(self) -> None:
+        for file, pgoffs in self.batches:
+            demote_pages(self.machine, file, pgoffs.tolist(), DemoteReason.KSWAPD)
+
+    def _time(self, work: Callable[[], None]) -> float:
+        start = time.thread_time()
+        work()
+        return (time.thread_time() - start) / self.nr_pages * 1e6
 
 
 class _LinearFile:
