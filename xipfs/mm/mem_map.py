@@ -169,9 +169,11 @@ class MemMap:
 
     def put_page(self, pfn: Pfn) -> None:
         """Drop a reference; the last one frees the frame."""
-        bug_on(pfn < 0, "put_page on no frame", pfn=pfn)
+        if pfn < 0:
+            bug_on(True, "put_page on no frame", pfn=pfn)
         refcount = self._refcount[pfn] - 1
-        bug_on(refcount < self._mapcount[pfn], "put_page below mapcount", pfn=pfn, now=refcount)
+        if refcount < self._mapcount[pfn]:
+            bug_on(True, "put_page below mapcount", pfn=pfn, now=refcount)
         self._refcount[pfn] = refcount
         if refcount == 0:
             self._free_page(pfn)

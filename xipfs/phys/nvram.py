@@ -145,7 +145,8 @@ class NvramDevice:
 
         Raises: DeviceError when the bytes are not all there; the buffers' contents are then void.
         """
-        bug_on(offset < 0, "load before the image", offset=offset)  # -1 is preadv2's "go on"
+        if offset < 0:  # -1 is preadv2's "go on"
+            bug_on(True, "load before the image", offset=offset)
         wanted = sum(map(len, buffers))
         try:
             found = os.preadv(self._fd, buffers, offset)

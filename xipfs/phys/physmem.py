@@ -72,7 +72,8 @@ class PhysMem:
 
     def frame(self, pfn: Pfn) -> memoryview:
         """Return the bytes of RAM frame *pfn*, writable, shape (PAGE_SIZE,)."""
-        bug_on(not 0 <= pfn < self.nr_ram_frames, "not a RAM frame", pfn=pfn)
+        if not 0 <= pfn < self.nr_ram_frames:
+            bug_on(True, "not a RAM frame", pfn=pfn)
         return self._ram[pfn << PAGE_SHIFT : (pfn + 1) << PAGE_SHIFT]
 
     def gather(self, runs: list[Run]) -> memoryview:
