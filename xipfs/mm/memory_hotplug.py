@@ -11,6 +11,7 @@ Source: mm/memory_hotplug.c by name, drivers/virtio/virtio_balloon.c by what it 
 """
 
 from collections.abc import Iterable
+from itertools import islice
 
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.machine import Machine
@@ -37,10 +38,9 @@ def resize_tier(
     nr_less = -nr_more
     nr_less -= offline_pages(machine, nr_less)
     for mapping, pgoffs in victims:
-        for pgoff in pgoffs:
-            if not nr_less:
-                return 0
-            demote_pages(machine, mapping, [pgoff], DemoteReason.DIRECT)
+        pages = iter(pgoffs)
+        while nr_less and (batch := list(islice(pages, nr_less))):
+            demote_pages(machine, mapping, batch, DemoteReason.DIRECT)
             nr_less -= offline_pages(machine, nr_less)
     return nr_less
 

@@ -196,6 +196,7 @@ def _isolate_pages(machine: Machine, mapping: AddressSpace, pgoffs: list[int]) -
     # A look after the unmapping: who reached the frame by a pte holds a reference.
     idle = {pgoff: pfn for pgoff in pgoffs if mem_map.page_count(pfn := i_pages[pgoff]) == 1}
     dirty = [(pgoff, pfn) for pgoff, pfn in idle.items() if mem_map.page_flags(pfn) & PG_DIRTY]
+    nr_written = 0
     if dirty:
         for _, pfn in dirty:
             mem_map.clear_page_flags(pfn, PG_DIRTY)
@@ -203,10 +204,10 @@ def _isolate_pages(machine: Machine, mapping: AddressSpace, pgoffs: list[int]) -
         for pgoff, _ in dirty:
             if pgoff not in written:
                 del idle[pgoff]
-        machine.vmstat.xip_shadow_hit -= len(written)
+        nr_written = len(written)
     for pgoff in idle:
         del i_pages[pgoff]
-    machine.vmstat.xip_shadow_hit += len(idle)
+    machine.vmstat.xip_shadow_hit += len(idle) - nr_written
     return idle
 
 

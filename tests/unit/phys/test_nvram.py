@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.mm import block_bytes, make_nvram, run_python
+from tests.kit.power import PowerLoss
 from xipfs.errors import BugError, DeviceError, FormatError, ImageBusyError
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SIZE
@@ -242,3 +243,67 @@ def test_file_cut_short_while_it_is_open_is_an_error_not_the_end(path: Path):
         "alive",
     ]
     assert run.returncode == 0
+
+
+# --- durability ---
+
+
+def test_observer_is_told_of_stores_flushes_and_fences_in_their_order():
+    nvram = NvramDevice.scratch(PAGE_SIZE)
+    told: list[tuple[object, ...]] = []
+
+    class Observer:
+        def on_store(self, offset: int, size_bytes: int) -> None:
+            told.append(("store", offset, nvram.load(offset, size_bytes)))
+
+        def on_flush(self, offset: int, size_bytes: int) -> None:
+            told.append(("flush", offset, size_bytes))
+
+        def on_fence(self) -> None:
+            told.append(("fence",))
+
+    nvram.observer = Observer()
+    nvram.store_bytes(60, b"two lines")
+    nvram.flush(60, 9)
+    nvram.fence()
+    nvram.store8(128, b"one word")
+    assert told == [
+        ("store", 60, b"two lines"),
+        ("flush", 60, 9),
+        ("fence",),
+        ("store", 128, b"one word"),
+    ]
+    assert (nvram.nr_flushed_lines, nvram.nr_fences) == (2, 1)
+    nvram.close()
+
+
+@pytest.mark.parametrize(("offset", "data"), [(4, b"unaligne"), (8, b"short"), (8, b"too long!")])
+def test_store8_takes_one_aligned_word(offset: int, data: bytes):
+    nvram = NvramDevice.scratch(PAGE_SIZE)
+    with pytest.raises(BugError, match="store8: not a word"):
+        nvram.store8(offset, data)
+    nvram.close()
+
+
+def test_store_that_fails_is_not_told_of(nvram: NvramDevice):
+    power = PowerLoss(nvram)
+    with pytest.raises(DeviceError):
+        nvram.store_bytes(0, b"read-only")
+    assert not power.unsafe_lines()
+
+
+def test_line_is_safe_when_flushed_after_its_last_store_and_fenced():
+    nvram = NvramDevice.scratch(PAGE_SIZE)
+    power = PowerLoss(nvram)
+    nvram.store_bytes(0, b"a")
+    nvram.fence()
+    assert power.unsafe_lines() == {0}, "not flushed"
+    nvram.flush(0, 1)
+    assert power.unsafe_lines() == {0}, "not fenced"
+    nvram.store_bytes(0, b"b")
+    nvram.fence()
+    assert power.unsafe_lines() == {0}, "stored to since it was flushed"
+    nvram.flush(0, 1)
+    nvram.fence()
+    assert not power.unsafe_lines()
+    nvram.close()
