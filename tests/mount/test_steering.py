@@ -83,7 +83,7 @@ def test_what_people_see(image: Path, mnt: Path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("policy", "nonsense"), "no policy 'nonsense': there are none, "),
+        (("policy", "nonsense"), "no policy 'nonsense': there are 2q, "),
         (("policy", "second_chance", "--set", "x=1"), "no parameter 'x': there are history_ratio"),
         (("pin", "nothing"), "nothing: No such file or directory"),
         (("pin", "hello", "4K-1K"), "range '4K-1K': START-END in bytes"),

@@ -99,6 +99,21 @@ def _demote(
     _move(context.obj, "demote", path, byte_range, as_json)
 
 
+@tier.command(name="resize")
+def _resize(
+    context: typer.Context,
+    size: Annotated[str, typer.Argument(help="Of the RAM tier: 64M.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Give the RAM tier another size; if it shrinks, the coldest pages leave."""
+    try:
+        size_bytes = parse_size(size)
+    except ValueError as exc:
+        raise InvalidArgumentError(f"resize: {exc}") from None
+    facts = ask(context.obj, "resize", ram_bytes=size_bytes)
+    print(json.dumps(facts) if as_json else f"RAM tier: {format_size(facts['ram_bytes'])}")
+
+
 @tier.command(name="map")
 def _map(context: typer.Context, path: Path, as_json: JsonOption = False) -> None:
     """Show page by page in which tier a file is, and how hot."""

@@ -36,7 +36,7 @@ from xipfs.policy.contract import Policy
 from xipfs.policy.registry import load_policy
 from xipfs.tiering.access_log import AccessLog
 from xipfs.tiering.daemon import TieringDaemon
-from xipfs.tiering.mover import Mover
+from xipfs.tiering.mover import Mover, resident_pages
 from xipfs.tiering.sampler import CacheSampler, DropRange
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino
 
@@ -59,7 +59,12 @@ class Mount:
         policy = load_policy(options.policy)
         self.sb = sb
         self.options = options
-        self.machine = Machine(sb.nvram, nr_tier_frames=nr_tier_frames, arch=get_arch(options.arch))
+        self.machine = Machine(
+            sb.nvram,
+            nr_tier_frames=nr_tier_frames,
+            nr_tier_frames_max=_host_memory_bytes() // PAGE_SIZE,
+            arch=get_arch(options.arch),
+        )
         self._view = self.machine.physmem.view
         self.cost = CostAccount(options.cost, self.machine.vmstat)
         sb.nvram.wear = self.cost.wear
@@ -150,7 +155,7 @@ class Mount:
         machine, options = self.machine, self.options
         vmstat = machine.vmstat.as_dict()
         tiering = self.tiering
-        nr_resident = vmstat["pgpromote_success"] - vmstat["pgdemote"]
+        nr_resident = len(resident_pages(machine))
         return {
             "image": str(Path(self.sb.nvram.path).absolute()),
             "pid": os.getpid(),
@@ -182,6 +187,7 @@ class Mount:
             "page_size_bytes": 1 << PAGE_SHIFT,
             "cost": {**self.cost.facts(), "inject": options.inject},
             "vmstat": vmstat,
+            "vmstat_complaints": machine.vmstat.check_sums(nr_resident, has_policy=True),
         }
 
     def _find_mapping(self, mapping_id: int) -> AddressSpace | None:
@@ -193,3 +199,8 @@ class Mount:
         inode = self.sb.find_inode(Ino(mapping.id))
         if inode is not None:
             self.sb.drop_unused(inode)
+
+
+def _host_memory_bytes() -> int:
+    """Return how much memory there is: the RAM tier can be resized up to that."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

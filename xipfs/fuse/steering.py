@@ -5,6 +5,7 @@
     pin, promote     ino, start, end (bytes)    {"migrated", "resident", "failed"}, in pages;
     demote                                      pinned pages are not demoted
     unpin            ino, start, end            {"unpinned": pages}
+    resize           ram_bytes                  {"ram_bytes": what the RAM tier has now}
     tier_map         ino, start (page)          {"pages": of the file, "runs": [..], "next": a page,
                                                 or null}; a run: [pgoff, pages, tier, pinned, heat]
 
@@ -24,7 +25,7 @@ from xipfs.fuse.view import tier_runs
 from xipfs.mm.migrate import DemoteReason, MigrateStatistics
 from xipfs.policy.contract import PGOFF_BITS, PageIds
 from xipfs.policy.registry import load_policy
-from xipfs.units import PAGE_SIZE, bytes_to_pages
+from xipfs.units import PAGE_SIZE, bytes_to_pages, format_size
 
 __all__ = ["Steering"]
 
@@ -44,6 +45,7 @@ class Steering:
             "demote": self._demote,
             "pin": self._pin,
             "unpin": self._unpin,
+            "resize": self._resize,
             "tier_map": self._tier_map,
         }
 
@@ -61,7 +63,7 @@ class Steering:
 
     async def _demote(self, request: dict[str, Any]) -> dict[str, int]:
         mover = self._mount.mover
-        return await self._move(request, lambda pages: mover.demote(pages, DemoteReason.DIRECT))
+        return await self._move(request, lambda pages: mover.demote(pages, DemoteReason.PROACTIVE))
 
     async def _pin(self, request: dict[str, Any]) -> dict[str, int]:
         def pin(pages: PageIds) -> MigrateStatistics:
@@ -82,6 +84,16 @@ class Steering:
         await self._move(request, unpin)
         return {"unpinned": nr_before - len(mover.pinned)}
 
+    async def _resize(self, request: dict[str, Any]) -> dict[str, int]:
+        mount = self._mount
+        nr_frames = _number(request, "ram_bytes") // PAGE_SIZE
+        if nr_frames > mount.machine.nr_tier_frames_max:
+            most_bytes = mount.machine.nr_tier_frames_max * PAGE_SIZE
+            raise ControlError(f"at most {format_size(most_bytes)}: what this machine has")
+        while mount.dispatch(mount.mover.resize, nr_frames, _SLICE_PAGES):
+            await trio.lowlevel.checkpoint()
+        return {"ram_bytes": mount.machine.nr_tier_frames * PAGE_SIZE}
+
     async def _tier_map(self, request: dict[str, Any]) -> dict[str, Any]:
         mapping = self._mount.find_file(_number(request, "ino"))
         start = min(_number(request, "start", 0), mapping.nr_pages)
@@ -96,6 +108,7 @@ class Steering:
 
     def _promote_slice(self, pages: PageIds) -> MigrateStatistics:
         mover = self._mount.mover
+        mover.machine.vmstat.pgpromote_candidate_nrl += len(pages)
         mover.make_room(len(pages), spared=pages)
         return mover.promote(pages)
 

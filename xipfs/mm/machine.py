@@ -69,6 +69,11 @@ class Machine:
         self.set_tier_frames(nr_tier_frames)
 
     @property
+    def nr_tier_frames_max(self) -> int:
+        """Frames that the tier can be resized to."""
+        return self.physmem.nr_ram_frames_max - NR_KERNEL_FRAMES
+
+    @property
     def nr_nvram_frames(self) -> int:
         """Frames of the NVRAM region; none of them has a struct page."""
         return self.physmem.nr_nvram_frames

@@ -17,11 +17,11 @@ class VmStat:
     xip_access_ram         of those, pages in RAM frames
     xip_access_sparse      of those, the shared sparse page, as the mount's reads of holes find it
     pgpromote_candidate    pages a policy asked to promote, in exchange for others or by its limits
-    pgpromote_candidate_nrl  pages it asked to promote while frames were free: not rate-limited
+    pgpromote_candidate_nrl  pages asked for while frames were free, or by hand: not rate-limited
     pgpromote_success      pages copied into a RAM frame
     pgdemote_kswapd        pages given back by the daemon, as a policy asked
     pgdemote_direct        pages given back since their file went away, or the tier shrinks
-    pgdemote_proactive     pages given back before there was need, to keep frames free
+    pgdemote_proactive     pages given back because a user said so
     pgmigrate_success      pages moved, either way
     pgmigrate_fail         pages that stayed: busy, unreadable, or no frame free
     xip_exchange           pages promoted into the frame of one that was demoted for it

@@ -67,9 +67,10 @@ class Counters(Protocol):
     xip_access_ram: int
     xip_access_sparse: int
     pgpromote_success: int
-    pgdemote_kswapd: int
-    pgdemote_direct: int
     xip_shadow_hit: int
+
+    @property
+    def pgdemote(self) -> int: ...  # noqa: D102
 
 
 class TierFacts(NamedTuple):
@@ -110,7 +111,7 @@ class _Events(NamedTuple):
 
     @classmethod
     def of(cls, counters: Counters) -> "_Events":
-        nr_demoted = counters.pgdemote_kswapd + counters.pgdemote_direct
+        nr_demoted = counters.pgdemote
         return cls(
             counters.xip_access_ram,
             counters.xip_access - counters.xip_access_ram,

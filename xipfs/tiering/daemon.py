@@ -27,7 +27,7 @@ from xipfs.phys.cost import TierFacts
 from xipfs.policy.contract import Batch, PageIds, Plan, Policy, Tier, Tiers, no_pages
 from xipfs.policy.pageset import is_in, page_set
 from xipfs.tiering.access_log import AccessLog
-from xipfs.tiering.mover import Mover, resident_pages
+from xipfs.tiering.mover import Mover, dirty_pages, resident_pages
 from xipfs.tiering.sampler import CacheSampler, DropRange
 
 __all__ = [
@@ -149,6 +149,7 @@ class TieringDaemon:
         pinned = self._mover.pinned
         resident = resident_pages(self._mm.machine)
         resident = resident[~is_in(resident, pinned)]
+        dirty = dirty_pages(self._mm.machine)
         blind = blind_chunks = no_pages()
         latency_ns = np.full(len(accesses.page), -1, np.int64)
         if self._sampler is not None:
@@ -170,7 +171,7 @@ class TieringDaemon:
             resident=resident,
             blind=blind,
             blind_chunks=blind_chunks,
-            dirty=no_pages(),
+            dirty=dirty[~is_in(dirty, pinned)],
             nr_accesses=(nr_in_ram, len(accesses.page) - nr_in_ram),
             latency_ns=facts.latency_ns,
             occupancy=facts.occupancy,
@@ -197,7 +198,10 @@ class TieringDaemon:
         plan = answer.plan
         nr_asked = len(plan.promote) + len(plan.demote) + plan.exchange.size
         statistics.nr_asked += nr_asked
-        self._mm.machine.vmstat.pgpromote_candidate += len(plan.promote) + len(plan.exchange)
+        nr_into_free = min(len(plan.promote), answer.epoch.tiers.nr_free_frames)
+        vmstat = self._mm.machine.vmstat
+        vmstat.pgpromote_candidate_nrl += nr_into_free
+        vmstat.pgpromote_candidate += len(plan.promote) - nr_into_free + len(plan.exchange)
         refused: Counter[str] = Counter()
         self._plan = self._possible(plan, answer.epoch.tiers, refused)
         if refused and not statistics.nr_refused:
@@ -266,9 +270,13 @@ class TieringDaemon:
         return Plan(np.sort(promote), np.sort(demote), exchange)
 
     def _exchange(self, pairs: PageIds) -> None:
-        self._demote(np.sort(pairs[:, 0]))
-        left = ~is_in(pairs[:, 0], resident_pages(self._mm.machine))
-        self._promote(np.sort(pairs[left, 1]))
+        vmstat = self._mm.machine.vmstat
+        nr_before = vmstat.pgpromote_success
+        moved = self._mover.exchange(pairs)
+        nr_promoted = vmstat.pgpromote_success - nr_before
+        self._statistics.nr_promoted += nr_promoted
+        self._statistics.nr_demoted += moved.nr_migrated - nr_promoted
+        self._statistics.nr_failed += moved.nr_failed
 
     def _demote(self, pages: PageIds) -> None:
         moved = self._mover.demote(pages, DemoteReason.KSWAPD)

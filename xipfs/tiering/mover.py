@@ -13,13 +13,21 @@ from numpy.typing import NDArray
 
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.machine import Machine
-from xipfs.mm.migrate import DemoteReason, MigrateStatistics, demote_pages, promote_pages
+from xipfs.mm.mem_map import PG_DIRTY
+from xipfs.mm.memory_hotplug import offline_pages, online_pages
+from xipfs.mm.migrate import (
+    DemoteReason,
+    MigrateStatistics,
+    demote_pages,
+    exchange_pages,
+    promote_pages,
+)
 from xipfs.mm.pgtable import PMD_SHIFT, PTRS_PER_PTE, pte_index
 from xipfs.policy.contract import PGOFF_BITS, PageIds, no_pages, page_id_parts
 from xipfs.policy.pageset import is_in, page_set
 from xipfs.units import Pgoff
 
-__all__ = ["Mover", "page_heat", "resident_pages"]
+__all__ = ["Mover", "dirty_pages", "page_heat", "resident_pages"]
 
 
 class Mover:
@@ -58,6 +66,40 @@ class Mover:
                 self._mapping_emptied(mapping)
         return moved
 
+    def exchange(self, pairs: PageIds) -> MigrateStatistics:
+        """Let the first page of each pair leave RAM, and the second take its frame.
+
+        pairs: int64, shape (nr_pairs, 2), no page twice. A pair whose first page is pinned fails.
+        """
+        is_pinned = is_in(pairs[:, 0], self.pinned)
+        moved = MigrateStatistics(nr_failed=2 * int(np.count_nonzero(is_pinned)))
+        files, pgoffs = page_id_parts(pairs[~is_pinned])
+        for out_id, into_id in np.unique(files, axis=0).tolist():
+            out, into = self._find_mapping(out_id), self._find_mapping(into_id)
+            if out is not None and into is not None:
+                of_both = pgoffs[(files == (out_id, into_id)).all(axis=1)]
+                moved += exchange_pages(
+                    self.machine,
+                    (out, of_both[:, 0]),
+                    (into, of_both[:, 1]),
+                    DemoteReason.KSWAPD,
+                )
+                if not out.i_pages:
+                    self._mapping_emptied(out)
+        return moved
+
+    def resize(self, nr_tier_frames: int, nr_frames_max: int) -> int:
+        """Bring the tier nearer to a size, by nr_frames_max frames at most; the coldest pages go.
+
+        Returns: by how many frames it has changed.
+        """
+        nr_more = min(nr_tier_frames - self.machine.nr_tier_frames, nr_frames_max)
+        if nr_more >= 0:
+            return online_pages(self.machine, nr_more)
+        nr_less = min(-nr_more, nr_frames_max)
+        self.make_room(nr_less, spared=no_pages())
+        return offline_pages(self.machine, nr_less)
+
     def make_room(self, nr_frames: int, spared: PageIds) -> None:
         """Demote the coldest pages until nr_frames frames are free, but none of *spared*."""
         nr_missing = nr_frames - self.machine.mem_map.nr_free
@@ -65,7 +107,7 @@ class Mover:
             pages = resident_pages(self.machine)
             pages = pages[~is_in(pages, self.pinned) & ~is_in(pages, spared)]
             coldest = np.argsort(self.heat(pages), kind="stable")[:nr_missing]
-            self.demote(np.sort(pages[coldest]), DemoteReason.DIRECT)
+            self.demote(np.sort(pages[coldest]), DemoteReason.PROACTIVE)
 
     def pin(self, pages: PageIds) -> None:
         """Let those of *pages* that are in RAM stay there."""
@@ -109,6 +151,13 @@ def resident_pages(machine: Machine) -> PageIds:
     """Return the ids of all pages in RAM frames, sorted; a copy."""
     mem_map = machine.mem_map
     frames = np.flatnonzero(mem_map.mapping >= 0)
+    return np.sort(mem_map.mapping[frames] << PGOFF_BITS | mem_map.index[frames])
+
+
+def dirty_pages(machine: Machine) -> PageIds:
+    """Return the ids of the pages in RAM that NVRAM has no valid copy of, sorted; a copy."""
+    mem_map = machine.mem_map
+    frames = np.flatnonzero((mem_map.mapping >= 0) & (mem_map.flags & PG_DIRTY != 0))
     return np.sort(mem_map.mapping[frames] << PGOFF_BITS | mem_map.index[frames])
 
 

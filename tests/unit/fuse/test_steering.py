@@ -95,6 +95,21 @@ async def test_pinned_pages_are_not_the_policys(ask, mount, big):
     assert (await ask("demote", ino=big.ino))["failed"] == 1
 
 
+async def test_another_size(ask, mount, big):
+    await ask("promote", ino=big.ino)
+    read(mount, big, 3, times=5)
+    await ask("pin", ino=big.ino, start=6 * PAGE_SIZE)
+    assert await ask("resize", ram_bytes=3 * PAGE_SIZE) == {"ram_bytes": 3 * PAGE_SIZE}
+    assert sorted(big.mapping.i_pages) == [3, 6, 7], "the pinned, and the hottest of the others"
+    assert await ask("resize", ram_bytes=PAGE_SIZE) == {"ram_bytes": 2 * PAGE_SIZE}
+    assert await ask("resize", ram_bytes=600 * PAGE_SIZE) == {"ram_bytes": 600 * PAGE_SIZE}
+    facts = mount.statistics()
+    assert (facts["ram_frames"], facts["ram_free_frames"]) == (600, 598)
+    assert facts["vmstat_complaints"] == []
+    with pytest.raises(ControlError, match=r"at most .* what this machine has"):
+        await ask("resize", ram_bytes=1 << 60)
+
+
 async def test_the_map_of_a_file(ask, mount, big, sparse):
     read(mount, big, 2, times=3)
     await ask("pin", ino=big.ino, start=PAGE_SIZE, end=2 * PAGE_SIZE)

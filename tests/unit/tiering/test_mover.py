@@ -5,9 +5,10 @@ import pytest
 
 from tests.kit.mm import World
 from xipfs.mm.access import access_page
+from xipfs.mm.mem_map import PG_DIRTY
 from xipfs.mm.migrate import DemoteReason
 from xipfs.policy.contract import page_id
-from xipfs.tiering.mover import Mover, page_heat, resident_pages
+from xipfs.tiering.mover import Mover, dirty_pages, page_heat, resident_pages
 from xipfs.units import Pgoff
 
 NR_FRAMES = 4
@@ -106,3 +107,43 @@ def test_heat(world):
 def test_heat_of_a_file_that_nobody_mapped(world):
     file = world.fs.make_file({0: 20})
     assert page_heat(file, 0, 3).tolist() == [0, 0, 0]
+
+
+def pairs(*found) -> np.ndarray:
+    return np.array([[page_id(a.id, i), page_id(b.id, j)] for (a, i), (b, j) in found], np.int64)
+
+
+def test_pages_of_several_files_change_places(world):
+    world.mover.promote(ids((world.a, 0), (world.a, 1), (world.b, 0), (world.b, 1)))
+    world.mover.pin(ids((world.b, 1)))
+    moved = world.mover.exchange(
+        pairs(
+            ((world.a, 0), (world.b, 3)),
+            ((world.a, 1), (world.a, 5)),
+            ((world.b, 0), (world.a, 4)),
+            ((world.b, 1), (world.a, 3)),
+        )
+    )
+    assert (moved.nr_migrated, moved.nr_failed) == (6, 2)
+    assert world.resident == ids((world.b, 3), (world.a, 5), (world.a, 4), (world.b, 1)).tolist()
+    assert world.machine.vmstat.xip_exchange == 3
+
+
+def test_the_coldest_leave_a_tier_that_shrinks(world):
+    world.mover.promote(ids((world.a, 0), (world.a, 1), (world.a, 2), (world.a, 3)))
+    for page in (0, 2):
+        world.read(world.a, page)
+    assert [world.mover.resize(2, 1), world.mover.resize(2, 9), world.mover.resize(2, 9)] == [
+        1,
+        1,
+        0,
+    ]
+    assert world.resident == ids((world.a, 0), (world.a, 2)).tolist()
+
+
+def test_dirty_pages(world):
+    world.mover.promote(ids((world.a, 0), (world.a, 1)))
+    assert dirty_pages(world.machine).tolist() == []
+    world.machine.mem_map.set_page_dirty(world.a.i_pages[1])
+    assert dirty_pages(world.machine).tolist() == ids((world.a, 1)).tolist()
+    world.machine.mem_map.clear_page_flags(world.a.i_pages[1], PG_DIRTY)
