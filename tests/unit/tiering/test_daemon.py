@@ -167,7 +167,7 @@ def test_a_plan_is_carried_out(world):
     world.run(promote=[(world.a, 6)], demote=[(world.a, 4), (world.b, 0)])
     assert world.resident == {(world.a.id, 5), (world.a.id, 6)}
     vmstat = world.machine.vmstat
-    assert (vmstat.pgpromote_candidate, vmstat.pgpromote_success) == (4, 4)
+    assert (vmstat.pgpromote_candidate_nrl, vmstat.pgpromote_success) == (4, 4)
     assert (vmstat.pgdemote_kswapd, vmstat.pgdemote_direct, vmstat.pgmigrate_fail) == (2, 0, 0)
     assert (
         world.daemon.nr_epochs,
