@@ -262,7 +262,7 @@ def test_a_policy_file_with_a_mistake(
 
 
 def test_no_such_policy(refused: Refused, image: Path, mnt: Path):
-    assert "no policy 'lru'" in refused("mount", image, mnt, "-o", "policy=lru")
+    assert "no policy 'mru'" in refused("mount", image, mnt, "-o", "policy=mru")
     assert "missing.py" in refused("mount", image, mnt, "-o", "policy=./missing.py")
 
 

@@ -10,6 +10,7 @@ once an epoch, and chooses among the pages of the epoch.
 
 import numpy as np
 
+from xipfs.errors import PolicyError
 from xipfs.policy.contract import Batch, Plan, Tiers
 from xipfs.policy.pageset import is_in, page_set
 
@@ -23,6 +24,8 @@ class Policy:
     """Two random choices an epoch."""
 
     def __init__(self, *, seed: int = SEED) -> None:
+        if seed < 0:
+            raise PolicyError(f"seed is {seed}: give 0 or more")
         self._random = np.random.default_rng(seed)
 
     def decide(self, batch: Batch, tiers: Tiers) -> Plan:

@@ -72,6 +72,8 @@ def load_policy(text: str) -> Policy:
     arguments = _parse_settings(name, settings, _parameters(policy_class))
     try:
         policy: Policy = policy_class(**arguments)
+    except PolicyError as exc:
+        raise PolicyError(f"{name}: {exc}") from exc
     except (Exception, SystemExit) as exc:
         raise PolicyError(f"{name}: Policy(): {_describe(exc, Path(name))}") from exc
     return policy

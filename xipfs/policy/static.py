@@ -64,8 +64,10 @@ def read_profile(path: Path) -> PageIds:
     """Return the pages of a profile, the most wanted first. Raises: PolicyError."""
     try:
         lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise PolicyError(f"profile {path}: {exc}") from exc
+    except OSError as exc:
+        raise PolicyError(f"profile {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise PolicyError(f"profile {path}: is no text") from exc
     pages: dict[int, None] = {}
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()
@@ -75,7 +77,7 @@ def read_profile(path: Path) -> PageIds:
             ino, pgoff = (int(word) for word in words)
         except ValueError:
             ino = pgoff = -1
-        if not (0 <= ino < 1 << 63 - PGOFF_BITS and 0 <= pgoff < 1 << PGOFF_BITS):
+        if not (0 <= ino < 1 << (63 - PGOFF_BITS) and 0 <= pgoff < 1 << PGOFF_BITS):
             raise PolicyError(
                 f"profile {path}: line {number}: {line!r} is no page: "
                 "give the number of a file and an offset in pages, 12 0"

@@ -54,9 +54,9 @@ def test_every_call_makes_a_new_one():
 
 def test_an_unknown_name_is_answered_with_all_there_are():
     with pytest.raises(
-        PolicyError, match=r"no policy 'lru': there are none, .*second_chance.*mine"
+        PolicyError, match=r"no policy 'mru': there are 2q, .*none.*, .*second_chance.*mine"
     ):
-        load_policy("lru")
+        load_policy("mru")
 
 
 @pytest.mark.parametrize("name", ["contract", "pageset", "registry", "__init__", ""])
