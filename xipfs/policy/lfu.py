@@ -40,7 +40,7 @@ class Policy(CachePolicy):
         if halve_every < 0:
             raise PolicyError(f"halve_every is {halve_every}: give a number of accesses, or 0")
         self._halve_every = halve_every
-        self._nr_accesses = 0  # since the counts were last halved
+        self._nr_before_halving = 0
         self._count: dict[int, int] = {}
         # Count -> its pages, the next to leave first; there is no empty one.
         self._lists: defaultdict[int, OrderedDict[int, None]] = defaultdict(OrderedDict)
@@ -48,14 +48,15 @@ class Policy(CachePolicy):
 
     def access(self, page: int) -> None:
         """Count it; make room for a new page, which has been used once then."""
-        lists, count = self._lists, self._count.get(page)
+        counts, lists = self._count, self._lists
+        count = counts.get(page)
         if count is None:
-            if len(self._count) >= self.capacity:
+            if len(counts) >= self.capacity:
                 self.evict()
-            self._count[page] = self._least = 1
+            counts[page] = self._least = 1
             lists[1][page] = None
         else:
-            self._count[page] = count + 1
+            counts[page] = count + 1
             pages = lists[count]
             if len(pages) > 1:
                 del pages[page]
@@ -66,8 +67,8 @@ class Policy(CachePolicy):
                     lists[count + 1][page] = None
                 if self._least == count:
                     self._least = count + 1
-        self._nr_accesses += 1
-        if self._nr_accesses == self._halve_every * self.capacity:
+        self._nr_before_halving -= 1
+        if not self._nr_before_halving:
             self._halve()
 
     def evict(self) -> None:
@@ -86,8 +87,8 @@ class Policy(CachePolicy):
             yield from reversed(self._lists[count])
 
     def resize(self, capacity: int) -> None:
-        """Cache at most *capacity* pages from now on, and count for the next halving anew."""
-        self._nr_accesses = 0
+        """Cache at most *capacity* pages from now on; the next halving is a full time away."""
+        self._nr_before_halving = self._halve_every * capacity
         super().resize(capacity)
 
     def _halve(self) -> None:
@@ -99,4 +100,4 @@ class Policy(CachePolicy):
             self._lists[half].update(pages)
             self._count.update(dict.fromkeys(pages, half))
         self._least = 1
-        self._nr_accesses = 0
+        self._nr_before_halving = self._halve_every * self.capacity
