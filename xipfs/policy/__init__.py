@@ -4,8 +4,12 @@
     registry       policies by name (a module here is one), from a file, from an entry point
     pageset        sets of pages, as sorted arrays
     pagestats      numbers about pages, a row each
-    target         the plan that brings RAM nearest to a set of pages
+    target         from what is wanted to a plan within room and budget
     cache          what the classic caches have in common, which decide at every access
+    hintfault      what NUMA balancing's policies see: who was scanned, who faulted, how late
+    lrulists       the kernel's active and inactive lists
+    cooling        counts that are halved after so many samples
+    scale          constants of large machines, brought to a small one
 
 Every other module here is a policy; its first line says what it does.
 

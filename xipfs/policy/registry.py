@@ -41,7 +41,18 @@ POLICY_DEFAULT = "second_chance"
 
 ENTRY_POINT_GROUP = "xipfs.policies"
 
-_NOT_POLICIES = {"cache", "contract", "pageset", "pagestats", "registry", "target"}
+_NOT_POLICIES = {
+    "cache",
+    "contract",
+    "cooling",
+    "hintfault",
+    "lrulists",
+    "pageset",
+    "pagestats",
+    "registry",
+    "scale",
+    "target",
+}
 
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kit.policy import check_plan, make_tiers
-from xipfs.policy.target import plan_towards
+from xipfs.policy.target import nr_to_demote, plan_moves, plan_towards
 
 sets = st.sets(st.integers(0, 30), max_size=12)
 
@@ -46,3 +46,39 @@ def test_it_gets_there(target, resident, nr_more, budget):
             break
         resident = (resident - set(demote)) | set(promote)
     assert target <= resident
+
+
+@given(
+    nr_promote=st.integers(0, 12),
+    resident=sets,
+    nr_more=st.integers(0, 5),
+    budget=st.integers(1, 20),
+    nr_keep_free=st.integers(0, 6),
+)
+def test_what_has_to_go_is_enough_and_no_more(nr_promote, resident, nr_more, budget, nr_keep_free):
+    tiers = make_tiers(
+        nr_ram_frames=len(resident) + nr_more, resident=resident, budget_pages=budget
+    )
+    nr_demote = nr_to_demote(nr_promote, tiers, nr_keep_free=nr_keep_free)
+    made = plan_moves(np.arange(100, 100 + nr_promote), tiers.resident[:nr_demote], tiers)
+    check_plan(made, tiers)
+    nr_moved = len(made.promote) + len(made.demote)
+    nr_free = nr_more - len(made.promote) + len(made.demote)
+    if nr_moved < budget - 1 and nr_demote <= len(resident):
+        assert len(made.promote) == nr_promote
+        assert nr_free >= nr_keep_free
+    if nr_demote:
+        assert nr_free <= max(nr_keep_free, 0)
+
+
+@given(
+    promote=sets,
+    resident=sets,
+    nr_demote=st.integers(0, 12),
+    free=st.integers(0, 5),
+    budget=st.integers(1, 20),
+)
+def test_moves_fit(promote, resident, nr_demote, free, budget):
+    tiers = make_tiers(nr_ram_frames=len(resident) + free, resident=resident, budget_pages=budget)
+    wanted = np.array(sorted(promote - resident), np.int64)
+    check_plan(plan_moves(wanted, tiers.resident[:nr_demote], tiers), tiers)
