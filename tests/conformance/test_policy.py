@@ -35,6 +35,10 @@ def frozen(*arrays):
         array.flags.writeable = False
 
 
+def listed(plan):
+    return plan.promote.tolist(), plan.demote.tolist(), plan.exchange.tolist()
+
+
 @every_policy
 @given(epochs=epochs, nr_ram_frames=st.integers(0, 20), budget_pages=st.integers(1, 30))
 def test_plans_are_legal_and_the_same_again(name, epochs, nr_ram_frames, budget_pages):
@@ -45,7 +49,7 @@ def test_plans_are_legal_and_the_same_again(name, epochs, nr_ram_frames, budget_
             load_policy(name), nr_ram_frames=nr_ram_frames, budget_pages=budget_pages
         )
         plans = [world.epoch(read, blind=blind) for read, blind in epochs]
-        runs.append([(plan.promote.tolist(), plan.demote.tolist()) for plan in plans])
+        runs.append([listed(plan) for plan in plans])
     assert runs[0] == runs[1]
 
 
@@ -61,8 +65,8 @@ def test_what_it_is_given_stays_as_it_is(name, epochs):
         )
         frozen(batch.page, batch.kind, batch.tier, batch.latency_ns, tiers.resident, tiers.blind)
         plan = policy.decide(batch, tiers)
-        resident -= set(plan.demote.tolist())
-        resident |= set(plan.promote.tolist())
+        resident -= {*plan.demote.tolist(), *plan.exchange[:, 0].tolist()}
+        resident |= {*plan.promote.tolist(), *plan.exchange[:, 1].tolist()}
 
 
 @every_policy
@@ -74,10 +78,9 @@ def test_what_it_gave_may_be_changed(name, epochs):
     for read, blind in epochs:
         expected = kept.epoch(read, blind=blind)
         plan = spoilt.epoch(read, blind=blind)
-        assert plan.promote.tolist() == expected.promote.tolist()
-        assert plan.demote.tolist() == expected.demote.tolist()
-        plan.promote[...] = -1
-        plan.demote[...] = -1
+        assert listed(plan) == listed(expected)
+        for part in (plan.promote, plan.demote, plan.exchange):
+            part[...] = -1
 
 
 @every_policy
