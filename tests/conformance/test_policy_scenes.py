@@ -42,6 +42,11 @@ class Scene:
     settings: str = ""
 
 
+def _faults(pages: list[int]) -> Epoch:
+    """Return an epoch in which each page is used 10 ms after the sampler has dropped it."""
+    return Epoch(pages, {"latency_ns": [10_000_000] * len(pages)})
+
+
 SCENES = {
     "none": Scene(
         "moves nothing, whatever is used, however often, while there is room for all of it",
@@ -117,6 +122,75 @@ SCENES = {
         ends={1, 3},
         epochs=[[1, 2], [1, 2], [1, 1, 1, 3], [3], [3]],
         frames=2,
+    ),
+    "tpp": Scene(
+        "promotes 1 at its third hint fault, the first on the active list; 2 has had but two",
+        ends={1},
+        epochs=[_faults([1, 2]), _faults([1]), _faults([2, 1])],
+    ),
+    "numab2": Scene(
+        "with no frame free only 4 is quick enough, below a second, and takes that of 1, unused",
+        ends={2, 4},
+        epochs=[
+            _faults([1, 2]),
+            *[Epoch([3, 4, 2], {"latency_ns": [1_100_000_000, 900_000_000, -1]})] * 4,
+        ],
+        frames=2,
+    ),
+    "nomad": Scene(
+        "1 needs three later faults by anybody, and is written just then; it is copied in peace",
+        ends={1},
+        epochs=[Epoch([1, 2, 3, 4], {"latency_ns": [10_000_000] * 4, "written": [1]}), []],
+    ),
+    "hemem": Scene(
+        "four reads make 2 hot; 1 has three, and the fourth comes an epoch later",
+        ends={1, 2},
+        epochs=[[1, 1, 1, 2, 2, 2, 2], [1]],
+    ),
+    "memtis": Scene(
+        "T_hot rises above the bin of pages read once, as these and the others would not fit",
+        ends=set(range(50)),
+        epochs=[[*range(200), *range(50)]],
+        frames=100,
+    ),
+    "colloid": Scene(
+        "half of the accesses, half-way again, and a step back when RAM is the slower under load",
+        ends={2, 3, 4, 5, 6},
+        epochs=[
+            [1, 2, 3, 4, 5, 6, 7, 8],
+            [1, 2, 3, 4, 5, 6, 7, 8],
+            Epoch([1, 2, 3, 4, 5, 6, 7, 8], {"tier_latency_ns": (400.0, 300.0)}),
+        ],
+        settings="scale=1",
+    ),
+    "damon": Scene(
+        "begins with a page, and its quota doubles while the goal is far; which ones is luck",
+        ends=None,
+        epochs=[[*range(100)] * 8] * 6,
+        frames=1000,
+    ),
+    "autotiering": Scene(
+        "9 has been used in every scan, 2 not in the last one: they change places; 1 stays",
+        ends={1, 9},
+        epochs=[_faults([1, 2]), Epoch([1], {"latency_ns": [-1]}), _faults([9])],
+        frames=2,
+        settings="wmark_high_factor=0",
+    ),
+    "nimble": Scene(
+        "8 was used in two periods behind each other, and changes places with the inactive 1",
+        ends={2, 8},
+        epochs=[[1, 2], [1, 2], [8], [8]],
+        frames=2,
+    ),
+    "multiclock": Scene(
+        "1 goes through all lists in four periods; 2 has as many, but each loses its reference",
+        ends={1},
+        epochs=[[1, 2], [1], [1, 2], [1], [2], [], [2]],
+    ),
+    "hybridtier": Scene(
+        "three samples of late are momentum enough for 2, and then for 1",
+        ends={1, 2},
+        epochs=[[1, 1, 2, 2, 2], [1]],
     ),
 }
 
