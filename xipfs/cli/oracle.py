@@ -25,10 +25,19 @@ def _oracle() -> None:
 @oracle.command(name="play")
 def _play(
     plan: Annotated[
-        str, typer.Option(help="How each page is inserted: letters R W P I V Z F G, repeated.")
+        str,
+        typer.Option(
+            help="How each page is inserted: letters R W P I V Z F G, repeated. "
+            "With --vm cramfs how each block is stored: D direct, C compressed."
+        ),
     ],
     name: Annotated[str, typer.Option(help="The first field of each line.")] = "mix",
-    vm: Annotated[VmMode, typer.Option(help="What mmap sets.")] = VmMode.MIXED,
+    vm: Annotated[
+        VmMode,
+        typer.Option(
+            help="What mmap does: sets VM_MIXEDMAP or VM_PFNMAP, remaps all, or as cramfs."
+        ),
+    ] = VmMode.MIXED,
     hooks: Annotated[Hooks, typer.Option(help="page_mkwrite and pfn_mkwrite.")] = Hooks.FULL,
     arch: Annotated[str, typer.Option(help="um, um-special, x86, powerpc, s390, generic.")] = "um",
     version: Annotated[str, typer.Option(help="Kernel version: 6.1, 6.18, 2.6.28.")] = "6.1",

@@ -4,7 +4,7 @@ It knows which of its pages are in RAM (`i_pages`) and which vmas map it (`i_mma
 hands in an AddressSpaceOperations, the only call from mm up to fs.
 
 Invariants:
-    I1  i_pages is written by `mm.migrate` only.
+    I1  i_pages is written by `mm.migrate` only, or, as a page cache, by the file's ->fault only.
     I2  A frame in i_pages has one reference for being there, and its struct page names the page.
 """
 
@@ -68,7 +68,7 @@ class AddressSpace:
     """The pages of one file.
 
     id: names the file in page ids (`policy.page_id`): its inode number.
-    i_pages: pgoff -> RAM frame, for the pages that are promoted.
+    i_pages: pgoff -> RAM frame, for the pages that are promoted, or in a page cache.
     i_rwsem: who writes through kernel addresses, moves pages or changes the size holds it.
     invalidate_seq: odd while pages change their place; a fault looks at it before it maps one.
     fsync: what msync(MS_SYNC) calls; None where there is nothing to write back.

@@ -40,7 +40,7 @@ from xipfs.units import (
     Vaddr,
 )
 
-__all__ = ["NR_PAGES", "Counts", "Hooks", "Mixmap", "VmMode", "parse_plan"]
+__all__ = ["NR_PAGES", "Counts", "Hooks", "Mixmap", "NoFile", "VmMode", "parse_plan", "raw_pfn"]
 
 NR_PAGES = 16
 _LETTERS = "RWPIVZFG"
@@ -48,11 +48,12 @@ _RAW_LETTERS = "RFWG"
 
 
 class VmMode(Enum):
-    """What the device's mmap does: set VM_MIXEDMAP, set VM_PFNMAP, or remap_pfn_range at once."""
+    """What mmap does: set VM_MIXEDMAP, set VM_PFNMAP, remap_pfn_range, or what cramfs does."""
 
     MIXED = "mixed"
     PFN = "pfn"
     REMAP = "remap"
+    CRAMFS = "cramfs"
 
 
 class Hooks(Enum):
@@ -85,6 +86,11 @@ def parse_plan(text: str) -> str:
     return (text * NR_PAGES)[:NR_PAGES]
 
 
+def raw_pfn(i: int) -> Pfn:
+    """Return the pfn of raw page *i*."""
+    return Pfn(NVRAM_PFN_START + i)
+
+
 class Mixmap:
     """The device on *machine*, which has NR_PAGES of NVRAM or more; a file that can be mapped."""
 
@@ -93,7 +99,7 @@ class Mixmap:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.f_mapping = AddressSpace(
-            1, _NoFile(), i_size_bytes=NR_PAGES << PAGE_SHIFT, read_only=False
+            1, NoFile(), i_size_bytes=NR_PAGES << PAGE_SHIFT, read_only=False
         )
         self.pages = [self._alloc_page() for _ in range(NR_PAGES)]
         self.configure(parse_plan("R"), VmMode.MIXED, Hooks.FULL)
@@ -106,13 +112,8 @@ class Mixmap:
         self._ops = _MixmapOperations(self, hooks)
         physmem = self.machine.physmem
         for i, page in enumerate(self.pages):
-            physmem.store(self.raw_pfn(i) << PAGE_SHIFT, bytes([ord("A") + i]) * PAGE_SIZE)
+            physmem.store(raw_pfn(i) << PAGE_SHIFT, bytes([ord("A") + i]) * PAGE_SIZE)
             physmem.store(page << PAGE_SHIFT, bytes([ord("a") + i]) * PAGE_SIZE)
-
-    @staticmethod
-    def raw_pfn(i: int) -> Pfn:
-        """Return the pfn of raw page *i*."""
-        return Pfn(NVRAM_PFN_START + i)
 
     def mmap(self, vma: Vma) -> int:
         """Prepare *vma*; see `xipfs.mm.mmap.File`."""
@@ -122,24 +123,24 @@ class Mixmap:
         elif self.vm is VmMode.PFN:
             vma.vm_flags |= VM_PFNMAP
         else:
-            return remap_pfn_range(vma, vma.vm_start, self.raw_pfn(vma.vm_pgoff), vma.nr_pages)
+            return remap_pfn_range(vma, vma.vm_start, raw_pfn(vma.vm_pgoff), vma.nr_pages)
         return 0
 
     def insert(self, vma: Vma, address: Vaddr, i: int, letter: str) -> tuple[FaultResult, int]:
         """Insert page *i* by *letter*. Returns: for the fault handler; what the function said."""
         match letter:
             case "R":
-                result = vmf_insert_mixed(vma, address, self.raw_pfn(i))
+                result = vmf_insert_mixed(vma, address, raw_pfn(i))
             case "W":
-                result = vmf_insert_mixed_mkwrite(vma, address, self.raw_pfn(i))
+                result = vmf_insert_mixed_mkwrite(vma, address, raw_pfn(i))
             case "P":
                 result = vmf_insert_mixed(vma, address, self.pages[i])
             case "Z":
                 result = vmf_insert_mixed(vma, address, self.machine.zero_pfn)
             case "F":
-                result = vmf_insert_pfn(vma, address, self.raw_pfn(i))
+                result = vmf_insert_pfn(vma, address, raw_pfn(i))
             case "G":
-                error = remap_pfn_range(vma, address, self.raw_pfn(i), 1)
+                error = remap_pfn_range(vma, address, raw_pfn(i), 1)
                 return FaultResult.SIGBUS if error else FaultResult.NOPAGE, error
             case "I":
                 error = vm_insert_page(vma, address, self.pages[i])
@@ -167,7 +168,7 @@ class Mixmap:
         unmap_mapping_range(self.f_mapping, Pgoff(i), 1, even_cows=even_cows)
 
     def _bytes_pfn(self, i: int, letter: str) -> Pfn:
-        return self.raw_pfn(i) if letter in _RAW_LETTERS else self.pages[i]
+        return raw_pfn(i) if letter in _RAW_LETTERS else self.pages[i]
 
     def _alloc_page(self) -> Pfn:
         page = self.machine.mem_map.alloc_page()
@@ -211,15 +212,17 @@ class _MixmapOperations(VmOperations):
         return FaultResult.SIGBUS if self._hook_fails else FaultResult.DONE
 
 
-class _NoFile:
-    """The device's pages come from its own fault handler, never from a filesystem."""
+class NoFile:
+    """Pages come from the device's own fault handler, never from a filesystem."""
 
     def get_xip_mem(
         self, mapping: AddressSpace, pgoff: Pgoff, *, create: bool
     ) -> tuple[Kaddr, Pfn]:
+        """Do not come here."""
         raise BugError(f"get_xip_mem on a device: {pgoff} {create}")
 
     def get_xip_pfns(self, mapping: AddressSpace, pgoff: Pgoff, nr_pages: int) -> NDArray[np.int64]:
+        """Do not come here."""
         raise BugError(f"get_xip_pfns on a device: {pgoff} {nr_pages}")
 
     def get_nvram_pfns(self, mapping: AddressSpace, pgoffs: Sequence[int]) -> list[int]:

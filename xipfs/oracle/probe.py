@@ -11,6 +11,7 @@ from xipfs.errors import BugError, InvalidArgumentError
 from xipfs.mm.arch import Arch
 from xipfs.mm.machine import Machine
 from xipfs.mm.mmap import exit_mmap
+from xipfs.oracle.cramfs import Cramfs, parse_blocks
 from xipfs.oracle.device import NR_PAGES, Hooks, Mixmap, VmMode, parse_plan
 from xipfs.oracle.process import Process
 from xipfs.oracle.scenarios import SCENARIOS
@@ -24,7 +25,10 @@ _NR_KERNEL_FRAMES = 32
 
 
 class Target(NamedTuple):
-    """One mapping of the device, and what its lines are headed with."""
+    """One mapping, and what its lines are headed with.
+
+    plan: letters of `device`, or of `cramfs` where vm is VmMode.CRAMFS, which has no hooks.
+    """
 
     name: str
     plan: str
@@ -45,7 +49,7 @@ def play(target: Target, arch: Arch, scenario: str | None = None) -> Iterator[st
     if scenario is not None and scenario not in SCENARIOS:
         known = ", ".join(SCENARIOS)
         raise InvalidArgumentError(f"no scenario {scenario}: there are {known}")
-    parse_plan(target.plan)
+    _parse(target)
     boot = Boot(arch)
     try:
         if target in RECORDED_BOOT:
@@ -76,10 +80,12 @@ class Boot:
 
         Raises: BugError after the last one, if a kernel would have stopped in any.
         """
+        file = Cramfs(self.machine, _parse(target)) if target.vm is VmMode.CRAMFS else None
         bugs: list[str] = []
         for name, scenario in SCENARIOS.items():
-            self.device.configure(parse_plan(target.plan), target.vm, target.hooks)
-            process = Process(self.device, f"{target.name}|{name}")
+            if file is None:
+                self.device.configure(_parse(target), target.vm, target.hooks)
+            process = Process(file or self.device, f"{target.name}|{name}")
             try:
                 scenario(process)
             except BugError as exc:
@@ -95,3 +101,8 @@ class Boot:
         """Give the memory back."""
         self.machine.close()
         self._nvram.close()
+
+
+def _parse(target: Target) -> str:
+    parse = parse_blocks if target.vm is VmMode.CRAMFS else parse_plan
+    return parse(target.plan)

@@ -20,7 +20,8 @@ from xipfs.mm.pgtable import PMD_SHIFT, PTE_NONE, pte_index, pte_pfn, pte_specia
 from xipfs.mm.proc import pagemap_entry, smaps, vm_flag_names
 from xipfs.mm.vm_fault import FaultResult
 from xipfs.mm.vma import VM_READ, VM_WRITE, Mm
-from xipfs.oracle.device import Mixmap
+from xipfs.oracle.cramfs import Cramfs
+from xipfs.oracle.device import Mixmap, raw_pfn
 from xipfs.units import PAGE_SIZE, Pfn, Vaddr
 
 __all__ = ["NR_MAPPED", "Absent", "Process", "number", "ok", "pte_facts"]
@@ -38,11 +39,17 @@ class Absent(Exception):
 class Process:
     """A process of the probe: what it does to memory, and the lines that it prints."""
 
-    def __init__(self, device: Mixmap, head: str, mm: Mm | None = None) -> None:
+    def __init__(self, device: Mixmap | Cramfs, head: str, mm: Mm | None = None) -> None:
         self.device = device
         self.head = head
         self.mm = mm if mm is not None else Mm(device.machine)
         self.lines: list[str] = []
+
+    @property
+    def mixmap(self) -> Mixmap:
+        """The device, in scenarios that cannot be played on a file."""
+        assert isinstance(self.device, Mixmap), "a scenario of the device"
+        return self.device
 
     def say(self, step: str, text: object) -> None:
         """Print a line."""
@@ -81,14 +88,18 @@ class Process:
         self.say(step, pte_facts(self.device, self.mm, Vaddr(address)))
 
     def page(self, step: str, i: int) -> None:
-        """Print the references and ptes of the device's page *i*."""
+        """Print the references and ptes of the device's page *i*; nothing of a file's."""
+        if not isinstance(self.device, Mixmap):
+            return
         page = self.device.pages[i]
         mem_map = self.mm.machine.mem_map
         facts = f"ref={mem_map.page_count(page)} mapc={mem_map.page_mapcount(page)}"
         self.say(step, f"pg+{i} {facts}")
 
     def counts(self, step: str) -> None:
-        """Print how often the device's vm_ops were called."""
+        """Print how often the device's vm_ops were called; nothing of a file's."""
+        if not isinstance(self.device, Mixmap):
+            return
         counts = self.device.counts
         self.say(
             step,
@@ -129,7 +140,7 @@ class Process:
 
     def insert(self, step: str, address: int, i: int, letter: str) -> None:
         """Let the driver insert a page."""
-        said = self.device.insert_at(self.mm, Vaddr(address), i, letter)
+        said = self.mixmap.insert_at(self.mm, Vaddr(address), i, letter)
         found = said != -errno.ENOENT
         if letter in "IG":
             ioctl = 0 if found else -1
@@ -142,7 +153,7 @@ class Process:
 
     def migrate(self, step: str, i: int, letter: str | None, *, even_cows: bool) -> None:
         """Let the device move page *i*, or only unmap it."""
-        self.device.migrate(i, letter, even_cows=even_cows)
+        self.mixmap.migrate(i, letter, even_cows=even_cows)
         self.say(step, f"idx={i} kind={letter or '-'} even_cows={int(even_cows)} 0")
 
     def users(self, tag: str, address: Vaddr, *, write: bool) -> None:
@@ -200,7 +211,7 @@ class Process:
         exit_mmap(child)
 
 
-def pte_facts(device: Mixmap, mm: Mm, address: Vaddr) -> str:
+def pte_facts(device: Mixmap | Cramfs, mm: Mm, address: Vaddr) -> str:
     """Return what pagemap, the page table and the struct page tell of one page."""
     entry = pagemap_entry(mm, address)
     bits = ["present" if entry.present else "none"]
@@ -229,15 +240,16 @@ def pte_facts(device: Mixmap, mm: Mm, address: Vaddr) -> str:
     return f"{text} ref={machine.mem_map.page_count(pfn)} {mapcount}"
 
 
-def _class(device: Mixmap, pfn: Pfn) -> str:
+def _class(device: Mixmap | Cramfs, pfn: Pfn) -> str:
     machine = device.machine
-    if machine.is_nvram(pfn):
-        return f"raw+{pfn - device.raw_pfn(0)}"
-    if pfn in device.pages:
-        return f"pg+{device.pages.index(pfn)}"
+    if isinstance(device, Mixmap):  # the probe knows of its memory only
+        if machine.is_nvram(pfn):
+            return f"raw+{pfn - raw_pfn(0)}"
+        if pfn in device.pages:
+            return f"pg+{device.pages.index(pfn)}"
     if pfn == machine.zero_pfn:
         return "zero"
-    return "anon" if machine.mem_map.page_anon(pfn) else "page"
+    return "anon" if machine.pfn_valid(pfn) and machine.mem_map.page_anon(pfn) else "page"
 
 
 def _byte(value: int) -> str:

@@ -276,6 +276,8 @@ def _mprotect(p: Process) -> None:
     p.say("mprotect_none", number(do_mprotect(p.mm, a, 1, 0)))
     p.say("read_none", p.read(a))
     p.state("p0_none", a)
+    if not p.device.may_write:
+        return
     s = p.map(_R, shared=True)
     p.read(s)
     p.say("shared_mprotect_rw", number(do_mprotect(p.mm, s, 1, _RW)))
@@ -486,6 +488,8 @@ def _insert_over_cow(p: Process) -> None:
 
 
 def _zap(p: Process) -> None:
+    if p.device.vm is VmMode.CRAMFS:
+        return
     s = p.map(_R, shared=True)
     q = p.map(_RW, shared=False)
     second = q + PAGE_SIZE
@@ -508,7 +512,7 @@ def _zap(p: Process) -> None:
 def _migrate(p: Process) -> None:
     if p.device.vm is not VmMode.MIXED:
         return
-    p.device.plan = list(parse_plan("R"))
+    p.mixmap.plan = list(parse_plan("R"))
     s = p.map(_R, shared=True)
     q = p.map(_RW, shared=False)
     p.say("xip", f"s0={p.read(s)} q0={p.read(q)}")
