@@ -1,26 +1,57 @@
-"""`xipfs stat MNT`: what a mount is doing, in figures and as a map of the region."""
+"""`xipfs stat MNT`: what a mount is doing, in figures and as a map of the region.
+
+`--as` shows its memory in a form of the kernel's instead; a form is a function in `_FORMS`.
+"""
 
 import json
+import os
 import shutil
+from collections.abc import Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from xipfs.fuse.client import ask
+from xipfs.cli.procforms import join_runs, render_pagemap, render_smaps
+from xipfs.errors import InvalidArgumentError
+from xipfs.fuse.client import ask, iter_areas
 from xipfs.units import format_size
 
-__all__ = ["render_cost", "render_map", "stat"]
+__all__ = ["Form", "render_cost", "render_map", "stat"]
 
 _MAP_ROWS = 16
 _MAP_LEGEND = ". untouched   - NVRAM   + NVRAM, hot   m some in RAM   r RAM   R RAM, hot"
 
 
+class Form(StrEnum):
+    """What `--as` takes."""
+
+    SMAPS = "smaps"
+    PAGEMAP = "pagemap"
+
+
 def stat(
     mountpoint: Annotated[Path, typer.Argument(metavar="MNT")],
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", help="With --as: of this file of MNT only.")
+    ] = None,
+    form: Annotated[
+        Form | None, typer.Option("--as", help="The simulated memory in a form of /proc/PID.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All figures, for programs.")] = False,
 ) -> None:
-    """Show a mount's counters, tiers and a map of its region."""
+    """Show a mount's counters, tiers and a map of its region, or its memory as /proc would."""
+    if form is not None:
+        is_empty = True
+        for line in _FORMS[form](mountpoint, path, as_json):
+            print(line)
+            is_empty = False
+        if is_empty and path is not None:
+            print(f"{path}: not mapped: it was not opened yet, or the kernel has forgotten it")
+        return
+    if path is not None:
+        raise InvalidArgumentError(f"{path}: say how to show it: --as smaps, or --as pagemap")
     columns = min(shutil.get_terminal_size().columns, 80)
     facts = ask(mountpoint, "stat", cells=columns * _MAP_ROWS)
     if as_json:
@@ -28,6 +59,35 @@ def stat(
         return
     print("\n".join(_lines(facts)))
     print(render_map(facts["map"], columns))
+
+
+def _smaps(mountpoint: Path, path: Path | None, as_json: bool) -> Iterator[str]:
+    areas = iter_areas(mountpoint, "smaps", _ino(mountpoint, path))
+    if as_json:
+        return iter([json.dumps(list(areas), indent=1)])
+    return render_smaps(areas, os.path.realpath(mountpoint), os.stat(mountpoint).st_dev)
+
+
+def _pagemap(mountpoint: Path, path: Path | None, as_json: bool) -> Iterator[str]:
+    areas = iter_areas(mountpoint, "pagemap", _ino(mountpoint, path))
+    if as_json:
+        return iter([json.dumps(join_runs(areas), indent=1)])
+    return render_pagemap(areas, os.path.realpath(mountpoint))
+
+
+_FORMS: dict[Form, Callable[[Path, Path | None, bool], Iterator[str]]] = {
+    Form.SMAPS: _smaps,
+    Form.PAGEMAP: _pagemap,
+}
+
+
+def _ino(mountpoint: Path, path: Path | None) -> int | None:
+    if path is None:
+        return None
+    status = path.stat()
+    if status.st_dev != mountpoint.stat().st_dev:
+        raise InvalidArgumentError(f"{path}: no file of the mount {mountpoint}")
+    return status.st_ino
 
 
 def render_map(region: dict[str, Any], columns: int) -> str:

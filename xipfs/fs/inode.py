@@ -18,10 +18,11 @@ __all__ = ["Inode"]
 class Inode:
     """An inode and what hangs on it. disk: the record as it stands in the image.
 
-    nr_lookups: how many lookups the front has not forgotten yet.
+    nr_lookups: how many lookups the front has not forgotten yet. dentry: the directory and the name
+    of the last one, None before the first.
     """
 
-    __slots__ = ("disk", "extents", "mapping", "nr_lookups")
+    __slots__ = ("dentry", "disk", "extents", "mapping", "nr_lookups")
 
     def __init__(
         self, disk: DiskInode, nvram: NvramDevice, seed: int, a_ops: AddressSpaceOperations
@@ -30,6 +31,7 @@ class Inode:
         self.extents = ExtentMap(nvram, seed, disk)
         self.mapping = AddressSpace(disk.ino, a_ops, i_size_bytes=disk.size_bytes, read_only=True)
         self.nr_lookups = 0
+        self.dentry: tuple[Ino, bytes] | None = None
 
     @property
     def ino(self) -> Ino:

@@ -4,11 +4,12 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from xipfs.errors import ControlError
 
-__all__ = ["answer_of", "ask", "connect", "open_daemon"]
+__all__ = ["answer_of", "ask", "connect", "iter_areas", "open_daemon"]
 
 XATTR_CONTROL = "user.xipfs.control"
 _PEER = struct.Struct("iII")  # struct ucred: pid, uid, gid
@@ -76,3 +77,17 @@ def answer_of(mountpoint: str | os.PathLike[str], line: bytes) -> dict[str, Any]
         raise ControlError(f"{os.fspath(mountpoint)}: {answer['error']}")
     facts: dict[str, Any] = answer["answer"]
     return facts
+
+
+def iter_areas(
+    mountpoint: str | os.PathLike[str], request: str, ino: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the areas that `smaps` or `pagemap` tell of, asking part by part.
+
+    An area that is told in parts comes as often, each time with further runs. Raises: ControlError.
+    """
+    address: int | None = 0
+    while address is not None:
+        part = ask(mountpoint, request, address=address, ino=ino)
+        yield from part["areas"]
+        address = part["next"]

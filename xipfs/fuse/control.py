@@ -10,12 +10,15 @@ and root, as the kernel names the peer (SO_PEERCRED): all others get an error.
     request   arguments      answer
     stat      cells, files   every figure of the mount; with a number of cells also "map", with one
               (numbers)      of files the hottest "files"
+    smaps     address, ino   areas from an address on, of one file if ino is given: see `maps`
+    pagemap   address, ino   the same with runs of pages; "next" is the address of the next part
     ping                     "pong"; the connection then stays open until the daemon ends
     trace                    the clocks; the connection is a `trace_stream` from then on
 
 and those of `steering`, which change something.
 """
 
+import functools
 import json
 import logging
 import os
@@ -29,10 +32,14 @@ from typing import Any
 import trio
 
 from xipfs.errors import ControlError, XipfsError
+from xipfs.fs.superblock import SuperBlock
+from xipfs.fuse.maps import pagemap_part, smaps_part
 from xipfs.fuse.mount import Mount
 from xipfs.fuse.steering import Steering
 from xipfs.fuse.trace_stream import encode_ranges
 from xipfs.fuse.view import hottest_files
+from xipfs.mm.vma import Mm
+from xipfs.units import Ino, Vaddr
 
 __all__ = ["ControlServer"]
 
@@ -46,6 +53,8 @@ _TRACE_INTERVAL_S = 0.02
 
 _PEER = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
+_MapsPart = Callable[[Mm, SuperBlock, Vaddr, Ino | None], dict[str, Any]]
+
 
 class ControlServer:
     """Answers for *mount* until it is cancelled."""
@@ -55,6 +64,8 @@ class ControlServer:
         self._name = f"xipfs.{os.getpid()}.{secrets.token_hex(8)}"
         self._requests: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "stat": self._stat,
+            "smaps": functools.partial(self._maps, smaps_part),
+            "pagemap": functools.partial(self._maps, pagemap_part),
             "ping": self._ping,
             "trace": self._trace,
             **Steering(mount).requests,
@@ -145,6 +156,16 @@ class ControlServer:
                 "heat": region.heat.tolist(),
             }
         return facts
+
+    async def _maps(self, part: _MapsPart, request: dict[str, Any]) -> dict[str, Any]:
+        address, ino = request.get("address", 0), request.get("ino")
+        if type(address) is not int or address < 0:
+            raise ControlError("address: a number, where the part begins")
+        if ino is not None and type(ino) is not int:
+            raise ControlError("ino: a number, or none for all files")
+        mount = self._mount
+        file = Ino(ino) if ino is not None else None
+        return mount.dispatch(part, mount.mm, mount.sb, Vaddr(address), file)
 
 
 def _count(request: dict[str, Any], name: str, most: int) -> int:

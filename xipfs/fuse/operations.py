@@ -99,6 +99,7 @@ class Operations:
         """Return what *name* in directory *parent* is; counts one lookup. Raises: NoEntryError."""
         inode = self._sb.lookup(self._get_inode(parent), name)
         inode.nr_lookups += 1
+        inode.dentry = (parent, name)
         return inode
 
     def forget(self, ino: Ino, nr_lookups: int) -> None:
@@ -163,6 +164,7 @@ class Operations:
             taken = emit(entry.name, inode, entry.position)
             if taken and entry.name not in (b".", b".."):
                 inode.nr_lookups += 1
+                inode.dentry = (directory.ino, entry.name)
             self._sb.drop_unused(inode)
             if not taken:
                 return

@@ -9,9 +9,14 @@ Source: fs/proc/task_mmu.c, fs/proc/page.c, mm/mincore.c, mm/pagewalk.c, 2.6.28 
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from xipfs.mm.mem_map import PG_DIRTY
-from xipfs.mm.mixedmap import vm_normal_page
-from xipfs.mm.pgtable import PMD_SHIFT, PTE_NONE, Leaf, pte_index, pte_pfn
+import numpy as np
+from numpy.typing import NDArray
+
+from xipfs.mm.machine import Machine
+from xipfs.mm.mem_map import PAGE_ANON, PG_DIRTY
+from xipfs.mm.mixedmap import vm_normal_page, vm_normal_pages
+from xipfs.mm.pgtable import PMD_SHIFT, PTE_NONE, pte_pfn
+from xipfs.mm.rmap import leaf_windows
 from xipfs.mm.vma import (
     VM_ACCOUNT,
     VM_DONTCOPY,
@@ -36,14 +41,16 @@ from xipfs.mm.vma import (
     Mm,
     Vma,
 )
-from xipfs.units import PAGE_SIZE, Pfn, Vaddr
+from xipfs.units import PAGE_SHIFT, PAGE_SIZE, PFN_NONE, Pfn, Pgoff, Vaddr
 
 __all__ = [
     "PagemapEntry",
+    "PagemapRun",
     "Smaps",
     "kpagecount",
     "mincore",
     "pagemap_entry",
+    "pagemap_runs",
     "smaps",
     "vm_flag_names",
 ]
@@ -79,6 +86,25 @@ class PagemapEntry(NamedTuple):
     file: bool
     exclusive: bool
     pfn: Pfn
+
+
+class PagemapRun(NamedTuple):
+    """Pages of a file that follow each other and have all of this in common.
+
+    pgoff: of the first page. present: is there a pte? tier: ram, nvram or hole; None where nothing
+    is mapped. pfn: of the first page, the others follow it; all of a hole have the same; None where
+    tier is. kpagecount: ptes that map a page, 0 without struct page. refcount: references, None
+    without struct page. heat: accesses of late.
+    """
+
+    pgoff: Pgoff
+    nr_pages: int
+    present: bool
+    tier: str | None
+    pfn: Pfn | None
+    kpagecount: int
+    refcount: int | None
+    heat: int
 
 
 @dataclass(slots=True)
@@ -152,46 +178,103 @@ def mincore(mm: Mm, address: Vaddr) -> bool:
 
 
 def smaps(vma: Vma) -> Smaps:
-    """Sum up the ptes of *vma* as smaps does."""
+    """Sum up the ptes of *vma* as smaps does.
+
+    Source: smaps_pte_entry and smaps_account, 6.1; smaps_pte_range, 2.6.28.
+    """
     found = Smaps(vma, size_bytes=vma.vm_end - vma.vm_start)
-    if _is_skipped(vma):
-        return found
-    leaves = vma.vm_mm.page_table.leaves
-    for address in range(vma.vm_start, vma.vm_end, PAGE_SIZE):
-        leaf = leaves.get(address >> PMD_SHIFT)
-        if leaf is not None and leaf.words[pte_index(Vaddr(address))] != PTE_NONE:
-            _add_pte(found, vma, Vaddr(address), leaf)
+    if not _is_skipped(vma):
+        for number, window in leaf_windows(vma, vma.vm_start, vma.vm_end):
+            _add_ptes(found, vma, number, window)
     return found
 
 
-def _add_pte(found: Smaps, vma: Vma, address: Vaddr, leaf: Leaf) -> None:
-    """Source: smaps_pte_entry and smaps_account, 6.1; smaps_pte_range, 2.6.28."""
+def _add_ptes(found: Smaps, vma: Vma, number: int, window: slice) -> None:
     machine = vma.vm_mm.machine
     mem_map = machine.mem_map
-    index = pte_index(address)
-    page = vm_normal_page(vma, address, leaf.words[index])
-    if page is not None or machine.arch.is_2008:
-        found.rss_bytes += PAGE_SIZE
-    if page is None:
-        return
-    mapcount = mem_map.page_mapcount(page)
-    dirty = bool(leaf.dirty_bytes[index] or mem_map.page_flags(page) & PG_DIRTY)
-    found.pss_bytes += PAGE_SIZE / max(mapcount, 1)
-    if mem_map.page_anon(page):
-        found.anonymous_bytes += PAGE_SIZE
-    if leaf.accessed_bytes[index]:
-        found.referenced_bytes += PAGE_SIZE
+    leaf = vma.vm_mm.page_table.leaves[number]
+    present = np.flatnonzero(leaf.ptes[window]) + window.start
+    ptes = leaf.ptes[present]
+    normal = vm_normal_pages(vma, present + vma.pgoff(Vaddr(number << PMD_SHIFT)), ptes)
+    pages = (ptes[normal] >> PAGE_SHIFT).astype(np.int64)
+    counted = present[normal]
+    mapcounts, flags = mem_map.mapcount[pages], mem_map.flags[pages]
+    is_dirty = (leaf.dirty[counted] != 0) | (flags & PG_DIRTY != 0)
+    is_shared = mapcounts >= 2
+    found.rss_bytes += len(present if machine.arch.is_2008 else pages) << PAGE_SHIFT
+    found.pss_bytes += float((PAGE_SIZE / np.maximum(mapcounts, 1)).sum())
+    found.shared_clean_bytes += _nr_bytes(is_shared & ~is_dirty)
+    found.shared_dirty_bytes += _nr_bytes(is_shared & is_dirty)
+    found.private_clean_bytes += _nr_bytes(~is_shared & ~is_dirty)
+    found.private_dirty_bytes += _nr_bytes(~is_shared & is_dirty)
+    found.referenced_bytes += _nr_bytes(leaf.accessed[counted] != 0)
+    found.anonymous_bytes += _nr_bytes(flags & PAGE_ANON != 0)
     if vma.vm_flags & VM_LOCKED:
-        found.locked_bytes += PAGE_SIZE
-    match mapcount >= 2, dirty:
-        case True, True:
-            found.shared_dirty_bytes += PAGE_SIZE
-        case True, False:
-            found.shared_clean_bytes += PAGE_SIZE
-        case False, True:
-            found.private_dirty_bytes += PAGE_SIZE
-        case _:
-            found.private_clean_bytes += PAGE_SIZE
+        found.locked_bytes += len(pages) << PAGE_SHIFT
+
+
+def _nr_bytes(pages: NDArray[np.bool_]) -> int:
+    return int(np.count_nonzero(pages)) << PAGE_SHIFT
+
+
+def pagemap_runs(vma: Vma, start: Vaddr, end: Vaddr, nr_runs_max: int) -> list[PagemapRun]:
+    """Return the pages of [start, end), page-aligned, within *vma*, as runs of pages alike.
+
+    nr_runs_max: the first so many runs, at least one, are told.
+    Differs from Linux: a page that is in RAM and has no pte yet is told of, too.
+    """
+    machine = vma.vm_mm.machine
+    mem_map = machine.mem_map
+    nr_pages = (end - start) >> PAGE_SHIFT
+    first = vma.pgoff(start)
+    present = np.zeros(nr_pages, np.bool_)
+    pfns = np.zeros(nr_pages, np.int64)
+    heat = np.zeros(nr_pages, np.uint8)
+    for number, window in () if _is_skipped(vma) else leaf_windows(vma, start, end):
+        leaf = vma.vm_mm.page_table.leaves[number]
+        at = (((number << PMD_SHIFT) - start) >> PAGE_SHIFT) + window.start
+        pages = slice(at, at + window.stop - window.start)
+        ptes = leaf.ptes[window]
+        present[pages] = ptes != PTE_NONE
+        pfns[pages] = ptes >> PAGE_SHIFT
+        heat[pages] = leaf.heat[window]
+    pfns[~present] = PFN_NONE
+    if vma.vm_file is not None and vma.vm_file.i_pages:
+        for page in np.flatnonzero(~present).tolist():
+            pfns[page] = vma.vm_file.i_pages.get(first + page, PFN_NONE)
+    # Whether a page has a struct page, where its bytes are, and how many hold it.
+    has_page = (pfns >= 0) & (pfns < mem_map.nr_frames)
+    is_hole = pfns == machine.sparse_pfn
+    mapcounts, refcounts = np.zeros((2, nr_pages), np.int64)
+    mapcounts[has_page] = mem_map.mapcount[pfns[has_page]]
+    refcounts[has_page] = mem_map.refcount[pfns[has_page]]
+    steps = (pfns != PFN_NONE) & ~is_hole
+    alike = np.diff(pfns) == steps[:-1]
+    for facts in (present, has_page, heat, mapcounts, refcounts):
+        alike &= facts[1:] == facts[:-1]
+    starts = np.flatnonzero(np.concatenate(([True], ~alike)))
+    lengths = np.diff(starts, append=nr_pages)
+    return [
+        PagemapRun(
+            Pgoff(first + int(i)),
+            int(length),
+            bool(present[i]),
+            _tier(machine, Pfn(int(pfns[i]))),
+            Pfn(int(pfns[i])) if pfns[i] != PFN_NONE else None,
+            int(mapcounts[i]),
+            int(refcounts[i]) if has_page[i] else None,
+            int(heat[i]),
+        )
+        for i, length in zip(starts[:nr_runs_max], lengths[:nr_runs_max], strict=True)
+    ]
+
+
+def _tier(machine: Machine, pfn: Pfn) -> str | None:
+    if pfn == PFN_NONE:
+        return None
+    if pfn == machine.sparse_pfn:
+        return "hole"
+    return "nvram" if machine.is_nvram(pfn) else "ram"
 
 
 def _is_skipped(vma: Vma) -> bool:

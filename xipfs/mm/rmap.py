@@ -19,6 +19,7 @@ from xipfs.units import PAGE_SHIFT, Pfn, Pgoff, Vaddr
 
 __all__ = [
     "free_pgtables",
+    "leaf_windows",
     "page_mkclean",
     "unmap_frame",
     "unmap_mapping_pages",
@@ -111,7 +112,7 @@ def zap_page_range(vma: Vma, start: Vaddr, end: Vaddr, *, even_cows: bool = True
     """
     mm = vma.vm_mm
     nr_zapped = 0
-    for number, window in _windows(vma, start, end):
+    for number, window in leaf_windows(vma, start, end):
         leaf = mm.page_table.leaves[number]
         if window.stop - window.start == 1:  # one page moves: no array needed
             nr_zapped += _zap_pte(vma, leaf, number, window.start, even_cows)
@@ -127,7 +128,7 @@ def free_pgtables(vma: Vma) -> None:
     Source: mm/memory.c free_pgtables.
     """
     leaves = vma.vm_mm.page_table.leaves
-    for number, window in _windows(vma, vma.vm_start, vma.vm_end):
+    for number, window in leaf_windows(vma, vma.vm_start, vma.vm_end):
         leaf = leaves[number]
         leaf.accessed[window] = 0
         leaf.heat[window] = 0
@@ -136,8 +137,8 @@ def free_pgtables(vma: Vma) -> None:
             del leaves[number]
 
 
-def _windows(vma: Vma, start: Vaddr, end: Vaddr) -> list[tuple[int, slice]]:
-    """Return (leaf number, ptes of it) for the leaves that exist under [start, end)."""
+def leaf_windows(vma: Vma, start: Vaddr, end: Vaddr) -> list[tuple[int, slice]]:
+    """Return (leaf number, ptes of it) for the leaves there are under [start, end), in no order."""
     leaves = vma.vm_mm.page_table.leaves
     first, last = start >> PMD_SHIFT, (end - 1) >> PMD_SHIFT
     if last - first < len(leaves):

@@ -226,4 +226,5 @@ class NoFile:
         raise BugError(f"get_xip_pfns on a device: {pgoff} {nr_pages}")
 
     def get_nvram_pfns(self, mapping: AddressSpace, pgoffs: Sequence[int]) -> list[int]:
+        """Do not come here."""
         raise BugError(f"get_nvram_pfns on a device: {pgoffs}")

@@ -88,6 +88,32 @@ async def test_a_bad_number_of_cells(connect, cells):
     assert answer == {"ok": False, "error": "cells: a number from 0 to 16384"}
 
 
+@pytest.mark.parametrize("request_name", ["smaps", "pagemap"])
+async def test_areas_come_in_parts(connect, mount, request_name):
+    inode = mount.operations.lookup(INO_ROOT, b"big")
+    mount.operations.open(inode.ino, 0)
+    connection = await connect()
+    answer = await connection.ask(line({"request": request_name}))
+    (area,) = answer["answer"]["areas"]
+    assert (area["path"], answer["answer"]["next"]) == ("/big", None)
+    for arguments in ({"address": area["end"]}, {"ino": inode.ino + 1}):
+        answer = await connection.ask(line({"request": request_name} | arguments))
+        assert answer == {"ok": True, "answer": {"areas": [], "next": None}}
+
+
+@pytest.mark.parametrize("request_name", ["smaps", "pagemap"])
+@pytest.mark.parametrize("value", [-1, 1.5, "7", [3], {}, True])
+async def test_a_bad_address_or_inode(connect, request_name, value):
+    connection = await connect()
+    answer = await connection.ask(line({"request": request_name, "address": value}))
+    assert answer == {"ok": False, "error": "address: a number, where the part begins"}
+    answer = await connection.ask(line({"request": request_name, "ino": value}))
+    if value == -1:
+        assert answer["answer"]["areas"] == []
+    else:
+        assert answer == {"ok": False, "error": "ino: a number, or none for all files"}
+
+
 async def test_ping(connect):
     assert await (await connect()).ask(line({"request": "ping"})) == {"ok": True, "answer": "pong"}
 
@@ -109,7 +135,7 @@ async def test_no_such_request(connect, what):
     connection = await connect()
     answer = await connection.ask(NONSENSE[what] + b"\n")
     assert not answer["ok"]
-    assert answer["error"].startswith("no such request: there are stat, ping, ")
+    assert answer["error"].startswith("no such request: there are stat, smaps, pagemap, ping, ")
     assert (await connection.ask(line({"request": "ping"})))["ok"], "and it goes on"
 
 
