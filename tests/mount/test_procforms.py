@@ -89,7 +89,7 @@ def test_what_cannot_be_shown_is_one_clear_line(image: Path, mnt: Path, tmp_path
     elsewhere.touch()
     with mounted(image, mnt):
         for arguments, status, text in [
-            ((mnt, mnt / "hot"), 1, "say how to show it: --as smaps, or --as pagemap"),
+            ((mnt, mnt / "hot"), 2, "say how to show it: --as smaps, or --as pagemap"),
             ((mnt, elsewhere, "--as", "smaps"), 1, f"{elsewhere}: no file of the mount {mnt}"),
             ((mnt, mnt / "none", "--as", "smaps"), 1, f"{mnt}/none: No such file"),
             ((mnt, "--as", "numbers"), 2, "'numbers' is not one of 'smaps', 'pagemap'"),

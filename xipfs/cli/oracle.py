@@ -38,9 +38,16 @@ def _play(
             help="What mmap does: sets VM_MIXEDMAP or VM_PFNMAP, remaps all, or as cramfs."
         ),
     ] = VmMode.MIXED,
-    hooks: Annotated[Hooks, typer.Option(help="page_mkwrite and pfn_mkwrite.")] = Hooks.FULL,
-    arch: Annotated[str, typer.Option(help="um, um-special, x86, powerpc, s390, generic.")] = "um",
-    version: Annotated[str, typer.Option(help="Kernel version: 6.1, 6.18, 2.6.28.")] = "6.1",
+    hooks: Annotated[
+        Hooks,
+        typer.Option(help="page_mkwrite and pfn_mkwrite: there, absent, or answering SIGBUS."),
+    ] = Hooks.FULL,
+    arch: Annotated[
+        str, typer.Option(help="Architecture: um, um-special, x86, powerpc, s390, generic.")
+    ] = "um",
+    version: Annotated[
+        str, typer.Option(help="Kernel version: 2.6.26, 2.6.28, 6.1, 6.18.")
+    ] = "6.1",
     scenario: Annotated[str | None, typer.Option(help="Print this one only.")] = None,
 ) -> None:
     """Print what the simulated kernel answers, one line for each line of a real one.

@@ -51,7 +51,7 @@ def stat(
             print(f"{path}: not mapped: it was not opened yet, or the kernel has forgotten it")
         return
     if path is not None:
-        raise InvalidArgumentError(f"{path}: say how to show it: --as smaps, or --as pagemap")
+        raise typer.BadParameter(f"{path}: say how to show it: --as smaps, or --as pagemap")
     columns = min(shutil.get_terminal_size().columns, 80)
     facts = ask(mountpoint, "stat", cells=columns * _MAP_ROWS)
     if as_json:
