@@ -1,6 +1,8 @@
 """`xipfs tier` on a real mount: what a user says is done, and what is read stays what it was."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,31 @@ def test_refusals(image: Path, mnt: Path, words, said):
         assert done.returncode == 1
         assert said in done.stderr.replace("\n", " ")
         assert done.stderr.count("\n") == 1
+
+
+def test_figures_in_other_forms(image: Path, mnt: Path):
+    with mounted(image, mnt, "policy=none,cache=none,epoch=20") as live:
+        (mnt / "hello").read_bytes()
+        tier(mnt, "promote", "hello")
+        live.wait_epochs(1)
+        vmstat = dict(
+            line.split() for line in xipfs("stat", mnt, "--as", "vmstat").stdout.splitlines()
+        )
+        assert vmstat["pgpromote_success"] == vmstat["pgpromote_candidate_nrl"] == "1"
+        counts = json.loads(xipfs("stat", mnt, "--as", "vmstat", "--json").stdout)
+        assert counts["xip_access"] >= 1
+        numastat = xipfs("stat", mnt, "--as", "numastat").stdout
+        assert "/hello" in numastat
+        figures = xipfs("stat", mnt, "--prometheus").stdout
+        assert 'xipfs_vmstat_pgpromote_success_total{image="' in figures
+        done = xipfs("stat", mnt, "--as", "vmstat", "often")
+        assert done.stderr == "xipfs: interval 'often': seconds between two lines, like 1\n"
+
+
+def test_rates_until_somebody_has_seen_enough(image: Path, mnt: Path):
+    with mounted(image, mnt, "policy=none"):
+        shell = f"{sys.executable} -m xipfs stat {mnt} --as vmstat 0.05 | head -3"
+        done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+        head, *rows = done.stdout.splitlines()
+        assert head.split()[:3] == ["%ram", "free", "access"]
+        assert len(rows) == 2

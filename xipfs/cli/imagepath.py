@@ -1,14 +1,15 @@
 """IMAGE:PATH, by which commands name a file in an image that is not mounted."""
 
+import contextlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from xipfs.errors import DeviceError, InvalidArgumentError
+from xipfs.errors import DeviceError, InvalidArgumentError, XipfsError
+from xipfs.fs.contents import find_paths, printable
 from xipfs.fs.superblock import SuperBlock
 
-__all__ = ["open_image", "split_image_path"]
+__all__ = ["open_image", "paths_of", "split_image_path"]
 
 
 def split_image_path(text: str) -> tuple[Path, bytes]:
@@ -26,7 +27,7 @@ def split_image_path(text: str) -> tuple[Path, bytes]:
     raise DeviceError(f"{text[: colons[0]]}: no such image")
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_image(path: Path) -> Iterator[SuperBlock]:
     """Open an image for the time of the block. Raises: as `SuperBlock.open`."""
     sb = SuperBlock.open(path)
@@ -34,3 +35,11 @@ def open_image(path: Path) -> Iterator[SuperBlock]:
         yield sb
     finally:
         sb.close()
+
+
+def paths_of(image: Path, inos: Collection[int]) -> dict[int, str]:
+    """Return a path of each inode, printable; "inode N" where it has none, or we may not look."""
+    found: dict[int, bytes] = {}
+    with contextlib.suppress(XipfsError), open_image(image) as sb:
+        found = find_paths(sb, inos)
+    return {ino: printable(found[ino]) if ino in found else f"inode {ino}" for ino in inos}

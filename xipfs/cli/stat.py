@@ -1,11 +1,13 @@
 """`xipfs stat MNT`: what a mount is doing, in figures and as a map of the region.
 
-`--as` shows its memory in a form of the kernel's instead; a form is a function in `_FORMS`.
+`--as` shows it in a form of the kernel's instead; a form is a function in `_FORMS`.
 """
 
 import json
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +15,14 @@ from typing import Annotated, Any
 
 import typer
 
+from xipfs.cli.imagepath import paths_of
 from xipfs.cli.procforms import join_runs, render_pagemap, render_smaps
+from xipfs.cli.vmforms import (
+    render_numastat,
+    render_prometheus,
+    render_vmstat,
+    render_vmstat_rates,
+)
 from xipfs.errors import InvalidArgumentError
 from xipfs.fuse.client import ask, iter_areas
 from xipfs.units import format_size
@@ -21,6 +30,7 @@ from xipfs.units import format_size
 __all__ = ["Form", "render_cost", "render_map", "stat"]
 
 _MAP_ROWS = 16
+_NR_NUMASTAT_FILES = 1000
 _MAP_LEGEND = ". untouched   - NVRAM   + NVRAM, hot   m some in RAM   r RAM   R RAM, hot"
 
 
@@ -29,29 +39,38 @@ class Form(StrEnum):
 
     SMAPS = "smaps"
     PAGEMAP = "pagemap"
+    VMSTAT = "vmstat"
+    NUMASTAT = "numastat"
 
 
 def stat(
     mountpoint: Annotated[Path, typer.Argument(metavar="MNT")],
-    path: Annotated[
-        Path | None, typer.Argument(metavar="PATH", help="With --as: of this file of MNT only.")
+    detail: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PATH|INTERVAL]",
+            help="With --as smaps or pagemap: of this file of MNT only. With --as vmstat: a line "
+            "every so many seconds, until Ctrl-C.",
+        ),
     ] = None,
     form: Annotated[
-        Form | None, typer.Option("--as", help="The simulated memory in a form of /proc/PID.")
+        Form | None, typer.Option("--as", help="In the form of a file of /proc, or of a command.")
     ] = None,
+    prometheus: Annotated[
+        bool, typer.Option("--prometheus", help="All figures as Prometheus reads them.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="All figures, for programs.")] = False,
 ) -> None:
     """Show a mount's counters, tiers and a map of its region, or its memory as /proc would."""
-    if form is not None:
-        is_empty = True
-        for line in _FORMS[form](mountpoint, path, as_json):
-            print(line)
-            is_empty = False
-        if is_empty and path is not None:
-            print(f"{path}: not mapped: it was not opened yet, or the kernel has forgotten it")
+    if prometheus:
+        print("\n".join(render_prometheus(ask(mountpoint, "stat"))))
         return
-    if path is not None:
-        raise typer.BadParameter(f"{path}: say how to show it: --as smaps, or --as pagemap")
+    if form is not None:
+        for line in _FORMS[form](mountpoint, detail, as_json):
+            print(line, flush=True)
+        return
+    if detail is not None:
+        raise typer.BadParameter(f"{detail}: say how to show it: --as smaps, or --as pagemap")
     columns = min(shutil.get_terminal_size().columns, 80)
     facts = ask(mountpoint, "stat", cells=columns * _MAP_ROWS)
     if as_json:
@@ -61,30 +80,71 @@ def stat(
     print(render_map(facts["map"], columns))
 
 
-def _smaps(mountpoint: Path, path: Path | None, as_json: bool) -> Iterator[str]:
+def _smaps(mountpoint: Path, path: str | None, as_json: bool) -> Iterator[str]:
     areas = iter_areas(mountpoint, "smaps", _ino(mountpoint, path))
     if as_json:
         return iter([json.dumps(list(areas), indent=1)])
-    return render_smaps(areas, os.path.realpath(mountpoint), os.stat(mountpoint).st_dev)
+    lines = render_smaps(areas, os.path.realpath(mountpoint), os.stat(mountpoint).st_dev)
+    return _or_not_mapped(lines, path)
 
 
-def _pagemap(mountpoint: Path, path: Path | None, as_json: bool) -> Iterator[str]:
+def _pagemap(mountpoint: Path, path: str | None, as_json: bool) -> Iterator[str]:
     areas = iter_areas(mountpoint, "pagemap", _ino(mountpoint, path))
     if as_json:
         return iter([json.dumps(join_runs(areas), indent=1)])
-    return render_pagemap(areas, os.path.realpath(mountpoint))
+    return _or_not_mapped(render_pagemap(areas, os.path.realpath(mountpoint)), path)
 
 
-_FORMS: dict[Form, Callable[[Path, Path | None, bool], Iterator[str]]] = {
+def _or_not_mapped(lines: Iterator[str], path: str | None) -> Iterator[str]:
+    """Yield *lines*; where there are none of a file, one that says why."""
+    first = next(lines, None)
+    if first is not None:
+        yield first
+        yield from lines
+    elif path is not None:
+        yield f"{path}: not mapped: it was not opened yet, or the kernel has forgotten it"
+
+
+def _vmstat(mountpoint: Path, interval: str | None, as_json: bool) -> Iterator[str]:
+    facts = ask(mountpoint, "stat")
+    if interval is None:
+        return iter([json.dumps(facts["vmstat"])] if as_json else render_vmstat(facts))
+    try:
+        interval_s = float(interval)
+    except ValueError:
+        interval_s = 0.0
+    if not 0 < interval_s < threading.TIMEOUT_MAX:
+        raise InvalidArgumentError(f"interval {interval!r}: seconds between two lines, like 1")
+    return render_vmstat_rates(_repeat(mountpoint, facts, interval_s), as_json=as_json)
+
+
+def _repeat(mountpoint: Path, facts: dict[str, Any], interval_s: float) -> Iterator[dict[str, Any]]:
+    """Yield *facts*, and newer ones every interval_s seconds."""
+    yield facts
+    while True:
+        time.sleep(interval_s)
+        yield ask(mountpoint, "stat")
+
+
+def _numastat(mountpoint: Path, _detail: str | None, as_json: bool) -> Iterator[str]:
+    facts = ask(mountpoint, "stat", files=_NR_NUMASTAT_FILES)
+    paths = paths_of(Path(facts["image"]), [file["ino"] for file in facts["files"]])
+    rows = [{"path": paths[file["ino"]], **file} for file in facts["files"]]
+    return iter([json.dumps(rows)]) if as_json else render_numastat(rows)
+
+
+_FORMS: dict[Form, Callable[[Path, str | None, bool], Iterator[str]]] = {
     Form.SMAPS: _smaps,
     Form.PAGEMAP: _pagemap,
+    Form.VMSTAT: _vmstat,
+    Form.NUMASTAT: _numastat,
 }
 
 
-def _ino(mountpoint: Path, path: Path | None) -> int | None:
+def _ino(mountpoint: Path, path: str | None) -> int | None:
     if path is None:
         return None
-    status = path.stat()
+    status = os.stat(path)
     if status.st_dev != mountpoint.stat().st_dev:
         raise InvalidArgumentError(f"{path}: no file of the mount {mountpoint}")
     return status.st_ino

@@ -19,9 +19,8 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Label, OptionList, Static
 
-from xipfs.cli.imagepath import open_image
+from xipfs.cli.imagepath import paths_of
 from xipfs.errors import ControlError, XipfsError
-from xipfs.fs.contents import find_paths, printable
 from xipfs.fuse.client import ask
 from xipfs.policy.registry import policy_names
 from xipfs.units import format_size
@@ -139,7 +138,7 @@ class TopApp(App[None]):
         table.clear()
         paths = self._find_path(facts["image"], [file["ino"] for file in facts["files"]])
         for file in facts["files"]:
-            in_ram = f"{file['ram_pages']} of {file['pages']}"
+            in_ram = f"{file['ram']} of {file['pages']}"
             name = paths.get(file["ino"], f"inode {file['ino']}")
             table.add_row(str(file["heat"]), in_ram, name[-46:])
         self._before = facts
@@ -167,14 +166,7 @@ class _PathFinder:
     def find(self, image: str, inos: list[int]) -> dict[int, str]:
         missing = [ino for ino in inos if ino not in self._paths]
         if missing:
-            try:
-                with open_image(Path(image)) as sb:
-                    found = find_paths(sb, missing)
-            except XipfsError:
-                found = {}
-            self._paths |= {
-                ino: printable(found[ino]) if ino in found else f"inode {ino}" for ino in missing
-            }
+            self._paths |= paths_of(Path(image), missing)
         return self._paths
 
 

@@ -14,9 +14,8 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from xipfs.cli.imagepath import open_image
-from xipfs.errors import InvalidArgumentError, XipfsError
-from xipfs.fs.contents import find_paths, printable
+from xipfs.cli.imagepath import paths_of
+from xipfs.errors import InvalidArgumentError
 from xipfs.fuse.client import ask
 from xipfs.fuse.trace_stream import follow_mount
 from xipfs.policy.contract import page_id_parts
@@ -62,7 +61,7 @@ def _record(
                 tier=ranges.tier,
             )
         writer.facts |= recording.facts()
-        writer.facts["paths"] = _paths(Path(facts["image"]), recording.files)
+        writer.facts["paths"] = paths_of(Path(facts["image"]), recording.files)
     summary = {
         "output": str(output),
         "rows": writer.nr_rows,
@@ -157,15 +156,6 @@ def _signals_call(stop: Callable[..., None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _paths(image: Path, inos: set[int]) -> dict[int, str]:
-    """Return the paths of files, as far as the image can be read by us."""
-    try:
-        with open_image(image) as sb:
-            return {ino: printable(path) for ino, path in find_paths(sb, inos).items()}
-    except XipfsError:
-        return {}
 
 
 def _lab() -> ModuleType:

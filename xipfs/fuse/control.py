@@ -146,7 +146,9 @@ class ControlServer:
         nr_cells = _count(request, "cells", _NR_CELLS_MAX)
         nr_files = _count(request, "files", _NR_FILES_MAX)
         if nr_files:
-            facts["files"] = self._mount.dispatch(hottest_files, self._mount.mm, nr_files)
+            facts["files"] = self._mount.dispatch(
+                hottest_files, self._mount.mm, self._mount.sb, nr_files
+            )
         if nr_cells:
             region = self._mount.region_map(nr_cells)
             facts["map"] = {

@@ -17,7 +17,7 @@ from xipfs.ondisk.extent import ExtentFlags
 from xipfs.policy.contract import PGOFF_BITS, PageIds
 from xipfs.policy.pageset import is_in
 from xipfs.tiering.mover import page_heat
-from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, PFN_NONE, Pgoff, Vaddr
+from xipfs.units import NVRAM_PFN_START, PAGE_SHIFT, PFN_NONE, Ino, Pgoff, Vaddr
 
 __all__ = [
     "NR_LISTED_EXTENTS_MAX",
@@ -99,9 +99,13 @@ def tier_runs(
     ]
 
 
-def hottest_files(mm: Mm, nr_files: int) -> list[dict[str, int]]:
-    """Return the files read most of late, the hottest first: ino, heat, pages, pages in RAM."""
-    heat_by_file: Counter[AddressSpace] = Counter()
+def hottest_files(mm: Mm, sb: SuperBlock, nr_files: int) -> list[dict[str, int]]:
+    """Return files with heat or pages in RAM, the hottest first: ino, heat, and `tiers_json`.
+
+    Raises: FormatError, DeviceError (a damaged image).
+    """
+    owners = mm.machine.mem_map.mapping
+    heat_by_file: Counter[int] = Counter(dict.fromkeys(np.unique(owners[owners >= 0]).tolist(), 0))
     for number, leaf in mm.page_table.leaves.items():
         hot = np.flatnonzero(leaf.heat)
         while len(hot):
@@ -110,11 +114,12 @@ def hottest_files(mm: Mm, nr_files: int) -> list[dict[str, int]]:
             if vma is not None:
                 end = min((vma.vm_end >> PAGE_SHIFT) - number * PTRS_PER_PTE, PTRS_PER_PTE)
                 if vma.vm_file is not None:
-                    heat_by_file[vma.vm_file] += int(leaf.heat[hot[0] : end].sum(dtype=np.int64))
+                    heat_by_file[vma.vm_file.id] += int(leaf.heat[hot[0] : end].sum(dtype=np.int64))
             hot = hot[hot >= end]
     return [
-        {"ino": m.id, "heat": heat, "pages": m.nr_pages, "ram_pages": len(m.i_pages)}
-        for m, heat in heat_by_file.most_common(nr_files)
+        {"ino": ino, "heat": heat, **tiers_json(sb, inode)}
+        for ino, heat in heat_by_file.most_common(nr_files)
+        if (inode := sb.find_inode(Ino(ino))) is not None
     ]
 
 

@@ -22,6 +22,8 @@ class VmStat:
     pgdemote_kswapd        pages given back by the daemon, as a policy asked
     pgdemote_direct        pages given back since their file went away, or the tier shrinks
     pgdemote_proactive     pages given back because a user said so
+    numa_pte_updates       pages dropped from the kernel's cache, for their next use to be seen
+    numa_hint_faults       of those, pages that were used and so seen
     pgmigrate_success      pages moved, either way
     pgmigrate_fail         pages that stayed: busy, unreadable, or no frame free
     xip_exchange           pages promoted into the frame of one that was demoted for it
@@ -45,6 +47,8 @@ class VmStat:
     pgdemote_kswapd: int = 0
     pgdemote_direct: int = 0
     pgdemote_proactive: int = 0
+    numa_pte_updates: int = 0
+    numa_hint_faults: int = 0
     pgmigrate_success: int = 0
     pgmigrate_fail: int = 0
     xip_exchange: int = 0
@@ -92,6 +96,11 @@ class VmStat:
                 "demoted <= xip_shadow_hit + xip_writeback",
                 demoted <= self.xip_shadow_hit + self.xip_writeback,
                 (demoted, self.xip_shadow_hit, self.xip_writeback),
+            ),
+            (
+                "numa_hint_faults <= numa_pte_updates",
+                self.numa_hint_faults <= self.numa_pte_updates,
+                (self.numa_hint_faults, self.numa_pte_updates),
             ),
             (
                 "xip_access_ram <= xip_access",

@@ -154,6 +154,8 @@ class TieringDaemon:
         latency_ns = np.full(len(accesses.page), -1, np.int64)
         if self._sampler is not None:
             latency_ns = self._sampler.observe(accesses.page, accesses.time_ns)
+            hinted = page_set(accesses.page[latency_ns >= 0])
+            self._mm.machine.vmstat.numa_hint_faults += len(hinted)
             blind = self._sampler.blind(resident)
             blind = blind[~is_in(blind, page_set(accesses.page))]
             blind_chunks = self._sampler.blind_chunks(accesses.page)
@@ -235,6 +237,7 @@ class TieringDaemon:
             return []
         ranges = self._sampler.choose(resident_pages(self._mm.machine), self._log.clock())
         self.nr_ranges_dropped += len(ranges)
+        self._mm.machine.vmstat.numa_pte_updates += sum(dropped.nr_pages for dropped in ranges)
         return ranges
 
     def run_epoch(self) -> list[DropRange]:

@@ -56,8 +56,8 @@ class FakeDaemon:
                 "heat": [0, 1, 9, 9] * (NR_CELLS // 4),
             },
             "files": [
-                {"ino": 9, "heat": 5000, "pages": 300, "ram_pages": 200},
-                {"ino": 12, "heat": 40, "pages": 8, "ram_pages": 0},
+                {"ino": 9, "heat": 5000, "pages": 300, "ram": 200},
+                {"ino": 12, "heat": 40, "pages": 8, "ram": 0},
             ],
         }
 
