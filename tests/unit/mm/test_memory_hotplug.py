@@ -96,6 +96,7 @@ def test_new_frames_have_struct_pages_and_hold_pages(tmp_path: Path, arch: Arch)
     assert resize_tier(machine, 1, [(mapping, range(700))]) == 0
     assert resize_tier(machine, 700) == 100
     assert machine.nr_tier_frames == machine.mem_map.nr_free + 1 == 600
+    assert machine.nr_tier_frames_max == 600
     world.check()
     world.close()
 
