@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from tests.kit.mm import ARCH_KINDS, PRIVATE_RW, SHARED_RW, World, block_bytes, snapshot
-from xipfs.mm.access import access_page, user_store
+from xipfs.mm.access import access_page, access_range, user_store
 from xipfs.mm.arch import ARCHS, Arch
 from xipfs.mm.mem_map import PG_DIRTY
 from xipfs.mm.migrate import promote_pages
 from xipfs.mm.rmap import page_mkclean, unmap_mapping_pages, unmap_mapping_range
 from xipfs.mm.vma import VM_XIP_FILE, Vma
 from xipfs.phys.nvram import NvramDevice
-from xipfs.units import PAGE_SHIFT, Pgoff
+from xipfs.units import PAGE_SHIFT, Pfn, Pgoff
 
 NR_PAGES = 1200
 
@@ -95,3 +95,17 @@ def test_mkclean_spares_what_maps_another_frame(world: World):
     assert not page_mkclean(mapping, Pgoff(0), mapping.i_pages[0])
     assert world.pte(vma, 0) == before
     world.check()
+
+
+def test_scattered_pages_that_all_are_bare(world: World):
+    mapping = world.fs.make_file({pgoff: pgoff % 60 for pgoff in range(200)})
+    vma = world.mmap(mapping)
+    access_range(vma, Pgoff(0), 200)
+    assert unmap_mapping_pages(mapping, list(range(0, 200, 2))) == 100
+    world.check()
+
+
+def test_page_mkclean_passes_over_areas_without_a_page_table(world: World):
+    mapping = world.fs.make_file({0: 3})
+    world.mmap(mapping)
+    assert not page_mkclean(mapping, Pgoff(0), Pfn(5))
