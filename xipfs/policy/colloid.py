@@ -110,7 +110,7 @@ class Policy:
             return Plan()
         towards_ram = unknown or ram_ns < nvram_ns
         dp = self.search(float(self._rate[Tier.RAM]) / nr_accesses, towards_ram=towards_ram)
-        return self._move(dp, int(dp * nr_accesses), tiers, towards_ram=towards_ram)
+        return self._move(dp, round(dp * nr_accesses), tiers, towards_ram=towards_ram)
 
     def search(self, p: float, *, towards_ram: bool) -> float:
         """Note that p is too little (or too much); return how far the next p is from it."""
