@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.kit.policy import PolicyWorld, check_plan, make_batch, make_tiers
 from xipfs.policy.contract import no_pages, page_id
+from xipfs.policy.pagestats import PageStats
 from xipfs.policy.registry import (
     load_policy,
     policy_names,
@@ -113,6 +114,18 @@ def test_a_large_epoch(name):
     for epoch in range(2):
         tiers = make_tiers(epoch=epoch, nr_ram_frames=1000)
         check_plan(policy.decide(make_batch(page), tiers), tiers)
+
+
+@every_policy
+def test_memory_is_of_touched_pages(name):
+    """What is known of pages has a row each, of 32 bytes at most."""
+    policy = load_policy(name)
+    world = PolicyWorld(policy, nr_ram_frames=50)
+    for first in (0, 1 << 40):
+        world.epoch(range(first, first + 500))
+    for stats in vars(policy).values():
+        if isinstance(stats, PageStats):
+            assert stats.size_bytes <= 32 * 1000
 
 
 @every_policy
