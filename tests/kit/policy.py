@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from xipfs.mm.watermark import setup_per_zone_wmarks
 from xipfs.policy.contract import AccessKind, Batch, Plan, Policy, Tier, Tiers
 
 __all__ = ["EPOCH_NS", "PolicyWorld", "check_plan", "make_batch", "make_tiers"]
@@ -54,6 +55,7 @@ def make_tiers(
         epoch=epoch,
         nr_ram_frames=nr_ram_frames,
         nr_free_frames=nr_ram_frames - len(in_ram),
+        watermarks=setup_per_zone_wmarks(nr_ram_frames),
         budget_pages=budget_pages,
         epoch_ns=EPOCH_NS,
         resident=in_ram,

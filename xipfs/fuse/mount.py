@@ -35,6 +35,7 @@ from xipfs.phys.physmem import Run
 from xipfs.policy.contract import Policy
 from xipfs.policy.registry import load_policy
 from xipfs.tiering.access_log import AccessLog
+from xipfs.tiering.budget import Budget
 from xipfs.tiering.daemon import TieringDaemon
 from xipfs.tiering.mover import Mover, resident_pages
 from xipfs.tiering.sampler import CacheSampler, DropRange
@@ -79,7 +80,7 @@ class Mount:
             policy,
             policy_name=options.policy,
             sampler=CacheSampler() if options.cache is CacheMode.SAMPLED else None,
-            budget_pages=options.budget_pages,
+            budget=Budget(options.budget_pages, options.rate_bytes_per_s, time.monotonic_ns()),
             epoch_ns=options.epoch_ms * 1_000_000,
             tier_facts=self.cost.tier_facts,
         )
@@ -173,6 +174,7 @@ class Mount:
             "access_ranges_lost": self.log.nr_dropped_ranges,
             "ram_frames": machine.nr_tier_frames,
             "ram_free_frames": machine.mem_map.nr_free,
+            "watermarks": machine.watermarks._asdict(),
             "ram_pages": nr_resident,
             "nvram_pages": self.sb.disk.nr_pages,
             "nvram_used_pages": self.sb.disk.nr_pages - self.sb.state.nr_free_pages,

@@ -27,8 +27,9 @@ class MountOptions:
     """One mount's options; the defaults are those of the command line.
 
     ram_bytes: size of the RAM tier. epoch_ms: time between two decisions of the policy.
-    budget_pages: most pages moved in one epoch. inject: reads really take the time of the cost
-    model. fsname: what df and mount show as the source.
+    budget_pages: most pages moved in one epoch; rate_bytes_per_s: in one second.
+    inject: reads really take the time of the cost model. fsname: what df and mount show as the
+        source.
     """
 
     ro: bool = True
@@ -41,6 +42,7 @@ class MountOptions:
     policy: str = POLICY_DEFAULT
     epoch_ms: int = 1000
     budget_pages: int = 4096
+    rate_bytes_per_s: int | None = None
     arch: str = ARCH_DEFAULT.name
     cost: CostModel = COST_DEFAULT
     inject: bool = False
@@ -58,6 +60,7 @@ OPTION_HELP = {
     "policy": "a policy's name, or a file: ./mine.py; then any `:PARAMETER=VALUE`",
     "epoch": "milliseconds between two decisions of the policy, default 1000",
     "budget": "most pages moved in one epoch, default 4096",
+    "rate": "most bytes moved in one second, like 100M; default no limit",
     "arch": "simulated architecture: generic (default), x86, powerpc, s390",
     "cost": "memories to reckon with: optane (default), cxl, pcm, nor, dcss, dram; :clients=N",
     "inject": "let reads really take the time that the cost model says",
@@ -101,6 +104,13 @@ def _ram_bytes(text: str) -> int:
     return size_bytes // PAGE_SIZE * PAGE_SIZE
 
 
+def _rate(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as exc:
+        raise MountError(f"rate: {exc}") from None
+
+
 def _number(name: str, least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         number = int(text) if text.isdecimal() and len(text) <= _NR_DIGITS_MAX else -1
@@ -131,6 +141,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "policy": ("policy", str),
     "epoch": ("epoch_ms", _number("epoch", 10, 3_600_000)),
     "budget": ("budget_pages", _number("budget", 1, 1 << 24)),
+    "rate": ("rate_bytes_per_s", _rate),
     "arch": ("arch", _arch),
     "cost": ("cost", _cost),
     "fsname": ("fsname", str),

@@ -119,6 +119,8 @@ class Tiers:
     epoch: number of this epoch, from 0. epoch_ns: how long one is, on the clock of
         Batch.latency_ns.
     nr_ram_frames, nr_free_frames: of the RAM tier, without those that are pinned.
+    watermarks: min, low, high and promo: how many of the frames had better be free, by the kernel's
+        rules (`mm.watermark`). Nobody enforces them.
     budget_pages: most pages that this plan may move, promotions and demotions together.
     resident: page ids in RAM, sorted; pinned ones, which no plan can move, are left out.
     blind: those of them, sorted, that the kernel's page cache held for all of the epoch: that
@@ -137,6 +139,7 @@ class Tiers:
     epoch_ns: int
     nr_ram_frames: int
     nr_free_frames: int
+    watermarks: tuple[int, int, int, int]
     budget_pages: int
     resident: PageIds
     blind: PageIds

@@ -27,6 +27,7 @@ from xipfs.phys.cost import TierFacts
 from xipfs.policy.contract import Batch, PageIds, Plan, Policy, Tier, Tiers, no_pages
 from xipfs.policy.pageset import is_in, page_set
 from xipfs.tiering.access_log import AccessLog
+from xipfs.tiering.budget import Budget
 from xipfs.tiering.mover import Mover, dirty_pages, resident_pages
 from xipfs.tiering.sampler import CacheSampler, DropRange
 
@@ -101,7 +102,7 @@ class TieringDaemon:
         *,
         policy_name: str,
         sampler: CacheSampler | None,
-        budget_pages: int,
+        budget: Budget,
         epoch_ns: int,
         tier_facts: Callable[[int], TierFacts] = lambda _: _NO_FACTS,
     ) -> None:
@@ -109,7 +110,7 @@ class TieringDaemon:
         self._mover = mover
         self._log = log
         self._sampler = sampler
-        self._budget_pages = budget_pages
+        self._budget = budget
         self._epoch_ns = epoch_ns
         self._tier_facts = tier_facts
         self._epoch_start_ns = log.clock()
@@ -169,7 +170,8 @@ class TieringDaemon:
             epoch_ns=self._epoch_ns,
             nr_ram_frames=self._mm.machine.nr_tier_frames - len(pinned),
             nr_free_frames=self._mm.machine.mem_map.nr_free,
-            budget_pages=self._budget_pages,
+            watermarks=self._mm.machine.watermarks,
+            budget_pages=self._budget.pages(now_ns),
             resident=resident,
             blind=blind,
             blind_chunks=blind_chunks,
@@ -206,6 +208,8 @@ class TieringDaemon:
         vmstat.pgpromote_candidate += len(plan.promote) - nr_into_free + len(plan.exchange)
         refused: Counter[str] = Counter()
         self._plan = self._possible(plan, answer.epoch.tiers, refused)
+        nr_moves = len(self._plan.promote) + len(self._plan.demote) + self._plan.exchange.size
+        self._budget.spend(nr_moves)
         if refused and not statistics.nr_refused:
             _log.warning(
                 "policy %s: %d of %d entries refused: %s",

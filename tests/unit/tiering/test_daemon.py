@@ -12,6 +12,7 @@ from xipfs.mm.access import access_page, access_range
 from xipfs.phys.cost import TierFacts
 from xipfs.policy.contract import AccessKind, Plan, Tier, no_pages, page_id
 from xipfs.tiering.access_log import AccessLog
+from xipfs.tiering.budget import Budget
 from xipfs.tiering.daemon import TieringDaemon, decide
 from xipfs.tiering.mover import Mover, resident_pages
 from xipfs.tiering.sampler import CacheSampler, DropRange
@@ -60,7 +61,7 @@ class TieredWorld(World):
             self.policy,
             policy_name="scripted",
             sampler=sampler,
-            budget_pages=budget_pages,
+            budget=Budget(budget_pages, None, 0),
             epoch_ns=1_000_000_000,
         )
 
@@ -138,7 +139,7 @@ def test_the_policy_is_told_what_accesses_cost_in_this_epoch(world):
         world.policy,
         policy_name="scripted",
         sampler=None,
-        budget_pages=BUDGET,
+        budget=Budget(BUDGET, None, 0),
         epoch_ns=1_000_000_000,
         tier_facts=tier_facts,
     )
@@ -215,7 +216,7 @@ def test_slices(tmp_path):
         policy,
         policy_name="scripted",
         sampler=None,
-        budget_pages=2000,
+        budget=Budget(2000, None, 0),
         epoch_ns=1_000_000_000,
     )
     policy.answer = Plan(as_ids([(file, pgoff) for pgoff in range(600)]))
