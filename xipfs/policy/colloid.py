@@ -17,7 +17,9 @@ counts as the faster, always. A page of RAM that is `Tiers.blind` makes no room.
 Under `cache=sampled` a page counts by `Batch.rates`, that is by how soon it came back.
 Source: Vuppalapati and Agarwal, "Tiered Memory Management: Access Latency is the Key!", SOSP 2024;
 webglider/memtis, colloid-mon/colloid-mon.c @6863a81; host-architecture/colloid, tpp/ @d02a6b1.
-Uncertain: the smoothing: 1/16 in this commit, 1/32 when spinning, 1/2 in an older one.
+Uncertain: the smoothing: 1/16 in this commit, 1/32 when spinning, 1/2 in an older one. Where RAM is
+the faster one whatever is moved, dp never comes to nothing, and pages of nearly equal heat change
+places all the time.
 """
 
 import numpy as np

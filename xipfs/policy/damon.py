@@ -20,8 +20,9 @@ RAM that is `Tiers.blind` is not demoted.
 Source: Park et al., "Profiling Dynamic Data Access Patterns with Controlled Overhead and Quality",
 Middleware Industry 2019, and "DAOS: Data Access-aware Operating System", HPDC 2022; Linux 6.16,
 mm/damon/core.c and ops-common.c; damonitor/damo, scripts/mem_tier.sh @df6d55f.
-Uncertain: the weights of use and age, which mem_tier.sh does not set, are lru_sort's; the feedback
-loop of quotas, damon_feed_loop_next_input(), is as recalled.
+Uncertain: how well it does where hot pages are scattered: a region that holds some is neither hot
+nor cold, and few of them are split off. The weights of use and age, which mem_tier.sh does not set,
+are lru_sort's; the feedback loop of quotas, damon_feed_loop_next_input(), is as recalled.
 """
 
 from typing import NamedTuple

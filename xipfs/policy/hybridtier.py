@@ -19,7 +19,9 @@ demotions is the plan's budget; a limit of ten resets is left out. A page of RAM
 Under `cache=sampled` a page counts by `Batch.rates`, that is by how soon it came back.
 Source: Song et al., "HybridTier: an Adaptive and Lightweight CXL-Memory Tiering System", ASPLOS
 2025; kevins981/hybridtier-asplos25-artifact, tiering_runtime/hybridtier.cpp @52c1daa.
-Uncertain: W is 160 samples a frame in the code, 16 by its comment.
+Uncertain: W is 160 samples a frame in the code, 16 by its comment. Times are not scaled, but on a
+small machine promotions become few in seconds; a change of use that falls into the two minutes of
+settling is then never noticed, as only what comes later is compared (`settle_s`).
 """
 
 import numpy as np

@@ -138,7 +138,7 @@ class Policy:
         left = np.concatenate([aborted, candidates[len(plan.promote) :]])
         self._queue = left[: scaled(self._nr_queued_max, scale)]
         stats["passes"][stats.find(page_set(left[len(self._queue) :]))] = 0
-        return Plan(promote=plan.promote.copy(), demote=plan.demote)
+        return plan
 
     def _look_back(self, faulted: PageIds, resident: PageIds) -> Rows:
         """Let every fault look at the pages listed before it; return the rows that are queued."""
