@@ -4,6 +4,7 @@ A policy is found by being there: a new module in xipfs/policy/ is tested by tha
 """
 
 import copy
+import functools
 import sys
 
 import numpy as np
@@ -36,6 +37,16 @@ def frozen(*arrays):
         array.flags.writeable = False
 
 
+@functools.cache
+def policy_class(name):
+    return type(load_policy(name))
+
+
+def new_policy(name):
+    """Return a new one, without looking for installed packages at every example."""
+    return policy_class(name)()
+
+
 def listed(plan):
     return plan.promote.tolist(), plan.demote.tolist(), plan.exchange.tolist()
 
@@ -47,7 +58,7 @@ def test_plans_are_legal_and_the_same_again(name, epochs, nr_ram_frames, budget_
     runs = []
     for _ in range(2):
         world = PolicyWorld(
-            load_policy(name), nr_ram_frames=nr_ram_frames, budget_pages=budget_pages
+            new_policy(name), nr_ram_frames=nr_ram_frames, budget_pages=budget_pages
         )
         plans = [world.epoch(read, blind=blind) for read, blind in epochs]
         runs.append([listed(plan) for plan in plans])
@@ -57,7 +68,7 @@ def test_plans_are_legal_and_the_same_again(name, epochs, nr_ram_frames, budget_
 @every_policy
 @given(epochs=epochs)
 def test_what_it_is_given_stays_as_it_is(name, epochs):
-    policy = load_policy(name)
+    policy = new_policy(name)
     resident: set[int] = set()
     for number, (read, blind) in enumerate(epochs):
         batch = make_batch(read, resident)
@@ -74,8 +85,8 @@ def test_what_it_is_given_stays_as_it_is(name, epochs):
 @given(epochs=epochs)
 def test_what_it_gave_may_be_changed(name, epochs):
     """A plan is the caller's: to write to it does not change what the policy knows."""
-    kept = PolicyWorld(load_policy(name), nr_ram_frames=6)
-    spoilt = PolicyWorld(load_policy(name), nr_ram_frames=6)
+    kept = PolicyWorld(new_policy(name), nr_ram_frames=6)
+    spoilt = PolicyWorld(new_policy(name), nr_ram_frames=6)
     for read, blind in epochs:
         expected = kept.epoch(read, blind=blind)
         plan = spoilt.epoch(read, blind=blind)
@@ -87,7 +98,7 @@ def test_what_it_gave_may_be_changed(name, epochs):
 @every_policy
 def test_no_pages(name):
     """Nothing was read, there is nothing to read, there is no RAM: nothing is moved."""
-    policy = load_policy(name)
+    policy = new_policy(name)
     for epoch, nr_ram_frames in enumerate([8, 0, 8]):
         tiers = make_tiers(epoch=epoch, nr_ram_frames=nr_ram_frames)
         plan = policy.decide(make_batch([]), tiers)
@@ -98,10 +109,10 @@ def test_no_pages(name):
 @every_policy
 def test_each_object_is_for_itself(name):
     """Two mounts in one process do not share what their policies remember."""
-    first, second = load_policy(name), load_policy(name)
+    first, second = new_policy(name), new_policy(name)
     for epoch in range(3):
         first.decide(make_batch(range(10)), make_tiers(epoch=epoch))
-    fresh = copy.deepcopy(load_policy(name)).decide(make_batch(range(10)), make_tiers())
+    fresh = copy.deepcopy(new_policy(name)).decide(make_batch(range(10)), make_tiers())
     plan = second.decide(make_batch(range(10)), make_tiers())
     assert plan.promote.tolist() == fresh.promote.tolist()
 
@@ -109,7 +120,7 @@ def test_each_object_is_for_itself(name):
 @every_policy
 def test_a_large_epoch(name):
     """A million accesses in one epoch, most of them to other files."""
-    policy = load_policy(name)
+    policy = new_policy(name)
     page = np.arange(1 << 20, dtype=np.int64) * 4097
     for epoch in range(2):
         tiers = make_tiers(epoch=epoch, nr_ram_frames=1000)
@@ -119,7 +130,7 @@ def test_a_large_epoch(name):
 @every_policy
 def test_memory_is_of_touched_pages(name):
     """What is known of pages has a row each, of 32 bytes at most."""
-    policy = load_policy(name)
+    policy = new_policy(name)
     world = PolicyWorld(policy, nr_ram_frames=50)
     for first in (0, 1 << 40):
         world.epoch(range(first, first + 500))
