@@ -4,6 +4,8 @@
 - `@pytest.mark.fuse` is for tests that really mount. Where that is impossible they are skipped, or,
   with `XIPFS_REQUIRE_FUSE=1` (CI), failed: a mount that was not tested is then no success.
 - `@pytest.mark.root` is for owners, device nodes and chroot: skipped for anybody but root.
+- `@pytest.mark.kernel` is for scenes on a live kernel, which `tools/oracle-kernel scenes` builds:
+  deselected unless `--nr-scenes` says how many.
 - A WARNING or worse from a `xipfs` logger fails the test, unless the test said so beforehand:
   `expected_logs("budget of 0 pages")`. What was announced must then come.
 """
@@ -36,8 +38,19 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("short")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort by layer, lowest first; within a layer the order stays."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what tests of a live kernel go by."""
+    group = parser.getgroup("xipfs")
+    group.addoption("--nr-scenes", type=int, default=0, help="scenes to play on each live kernel")
+    group.addoption("--scenes-seed", type=int, default=0, help="another seed, other scenes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort by layer, lowest first, in which the order stays; leave out what needs a live kernel."""
+    if not config.getoption("nr_scenes"):
+        left_out = [item for item in items if item.get_closest_marker("kernel")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
     def layer(item: pytest.Item) -> int:
         folder = item.path.relative_to(TESTS).parts[0]

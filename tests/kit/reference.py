@@ -739,7 +739,9 @@ class Reference:
         data = b""
         if user in WRITE_BACK:
             nr_bytes = WRITE_BACK[user]
-            data = self.copy_from_user(process, address, nr_bytes) or b"A" * nr_bytes
+            frame = self.access(process, address, write=False)
+            data = b"A" * PAGE_BYTES if isinstance(frame, str) else bytes(frame.content)
+            data = data[:nr_bytes]
         if user in ("process_vm_readv", "process_vm_writev"):
             return self.gup_process_vm(process, address, data)
         if user in ("proc_mem_read", "proc_mem_write"):

@@ -1,13 +1,16 @@
 """`xipfs oracle`: what a real kernel answered, played on the simulated memory manager."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from xipfs.errors import BugError
+from xipfs.errors import BugError, InvalidArgumentError
 from xipfs.mm.arch import get_arch
 from xipfs.oracle.device import Hooks, VmMode
+from xipfs.oracle.live import HANG, LiveKernel
+from xipfs.oracle.player import BUG, play_scene, scene_lines
 from xipfs.oracle.probe import Target, play
 
 __all__ = ["oracle"]
@@ -60,3 +63,32 @@ def _play(
     except BugError as exc:
         print(f"xipfs oracle: {exc}", file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+@oracle.command(name="scene")
+def _scene(
+    file: Annotated[Path, typer.Argument(help="A scene: a header, then an operation a line.")],
+    arch: Annotated[str, typer.Option(help="um, um-special, x86, powerpc, s390, generic.")] = "um",
+    kernel: Annotated[
+        bool, typer.Option("--kernel", help="Let a real one answer: um or um-special.")
+    ] = False,
+) -> None:
+    """Play a scene file on the simulated kernel, or on a real one, and print it with the answers.
+
+    The language is in xipfs/oracle/player.py; tools/oracle-kernel build makes the real kernels.
+    """
+    try:
+        lines = scene_lines(file.read_text())
+    except OSError as exc:
+        raise InvalidArgumentError(f"{file}: {exc.strerror}") from None
+    if not lines:
+        raise InvalidArgumentError(f"{file}: no scene: its first line is `device plan=...`")
+    if kernel:
+        with LiveKernel(arch) as live:
+            answers = live.play(lines)
+    else:
+        answers = play_scene(lines, get_arch(arch, "6.1"))
+    for op, answer in zip(lines, answers, strict=False):
+        print(f"{op} -> {answer}")
+    if answers[-1] in (BUG, HANG):
+        raise typer.Exit(1)

@@ -4,6 +4,8 @@
     access_range    the same for consecutive pages, in one numpy expression a leaf
     user_load       what a program reads at an address, or the signal that ends it
     user_store      the same for writing
+    copy_from_user  what the kernel copies from there for write(2) and the like
+    copy_to_user    the same for read(2)
 
 Bytes reach anybody only through the pte: the first two return the frames that the ptes name, and
 the others take the bytes from there.
@@ -16,12 +18,29 @@ from numpy.typing import NDArray
 
 from xipfs.errors import DeviceError, bug_on
 from xipfs.mm.fault import handle_mm_fault, handle_mm_fault_range
-from xipfs.mm.pgtable import PMD_SHIFT, PTE_PRESENT, PTE_RW, PTRS_PER_PTE, Leaf, pte_index
+from xipfs.mm.pgtable import (
+    PMD_SHIFT,
+    PTE_PRESENT,
+    PTE_PROTNONE,
+    PTE_RW,
+    PTRS_PER_PTE,
+    Leaf,
+    pte_index,
+    pte_pfn,
+)
 from xipfs.mm.vm_fault import FAULT_FLAG_WRITE, VM_FAULT_ERROR, FaultResult
 from xipfs.mm.vma import VM_EXEC, VM_READ, VM_WRITE, Mm, Vma
 from xipfs.units import NVRAM_PFN_START, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Pfn, Pgoff, Vaddr
 
-__all__ = ["Signal", "access_page", "access_range", "user_load", "user_store"]
+__all__ = [
+    "Signal",
+    "access_page",
+    "access_range",
+    "copy_from_user",
+    "copy_to_user",
+    "user_load",
+    "user_store",
+]
 
 _HEAT_MAX = 255
 
@@ -126,6 +145,33 @@ def user_store(mm: Mm, address: Vaddr, data: bytes) -> Signal | None:
             return BUS_ADRERR
         done += len(part)
     return None
+
+
+def copy_from_user(mm: Mm, address: Vaddr, size_bytes: int) -> bytes | None:
+    """Return bytes of one page of a program that the kernel copies, None for -EFAULT."""
+    pte = _pte_for_kernel(mm, address, PTE_PRESENT | PTE_PROTNONE)
+    if pte is None:
+        data = user_load(mm, address, size_bytes)
+        return None if isinstance(data, Signal) else data
+    return mm.machine.physmem.load((pte_pfn(pte) << PAGE_SHIFT) + (address & PAGE_MASK), size_bytes)
+
+
+def copy_to_user(mm: Mm, address: Vaddr, data: bytes) -> bool:
+    """Copy *data* into one page of a program, as the kernel does. Returns: False for -EFAULT."""
+    pte = _pte_for_kernel(mm, address, PTE_RW)
+    if pte is None:
+        return user_store(mm, address, data) is None
+    mm.machine.physmem.store((pte_pfn(pte) << PAGE_SHIFT) + (address & PAGE_MASK), data)
+    return True
+
+
+def _pte_for_kernel(mm: Mm, address: Vaddr, any_of: int) -> int | None:
+    """Return the pte by which a kernel without use for the MMU reaches user memory, if it can."""
+    leaf = mm.page_table.leaves.get(address >> PMD_SHIFT)
+    if mm.machine.arch.user_copy_by_mmu or leaf is None:
+        return None
+    pte = leaf.words[pte_index(address)]
+    return pte if pte & any_of else None
 
 
 def _translate(mm: Mm, address: Vaddr, *, write: bool) -> Pfn | Signal:

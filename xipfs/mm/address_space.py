@@ -72,6 +72,7 @@ class AddressSpace:
     i_rwsem: who writes through kernel addresses, moves pages or changes the size holds it.
     invalidate_seq: odd while pages change their place; a fault looks at it before it maps one.
     fsync: what msync(MS_SYNC) calls; None where there is nothing to write back.
+    is_device: a character device, no regular file (S_ISCHR).
     """
 
     __slots__ = (
@@ -83,16 +84,24 @@ class AddressSpace:
         "i_size_bytes",
         "id",
         "invalidate_seq",
+        "is_device",
         "read_only",
     )
 
     def __init__(
-        self, ident: int, a_ops: AddressSpaceOperations, *, i_size_bytes: int, read_only: bool
+        self,
+        ident: int,
+        a_ops: AddressSpaceOperations,
+        *,
+        i_size_bytes: int,
+        read_only: bool,
+        is_device: bool = False,
     ) -> None:
         self.id = ident
         self.a_ops = a_ops
         self.i_size_bytes = i_size_bytes
         self.read_only = read_only
+        self.is_device = is_device
         self.i_pages: dict[int, Pfn] = {}
         self.i_mmap: list[Vma] = []
         self.i_rwsem = RwLock("i_rwsem")

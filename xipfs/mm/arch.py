@@ -6,6 +6,9 @@
     pat          remap_pfn_range reserves a memory type for the whole area (VM_PAT)
     pfn_valid    the memory model (`mm.pfn_valid`)
     configs      parts of mm/ that a build may lack: what they answer is ENOSYS or EINVAL then
+    user_copy_by_mmu  whether the kernel copies from and to programs through the MMU; user-mode
+                 Linux looks at the ptes by itself, and so reads under PROT_NONE, and leaves a
+                 clean pte that is writable clean
 
     pte_special   vm_insert_mixed(pfn)                        vm_normal_page asks
     no            pfn_valid: refcounted; else: bare           pfn_valid(pfn)
@@ -14,8 +17,9 @@
 
 `um` is user-mode Linux as it comes, `um-special` the same with a software special bit.
 
-Source: mm/memory.c, mm/gup.c of 2.6.28 and 6.18; CONFIG_ARCH_HAS_PTE_SPECIAL, before 2.6.28
-__HAVE_ARCH_PTE_SPECIAL. x86 had no special bit in 2.6.26 and has had one since fast GUP came.
+Source: arch/um/kernel/skas/uaccess.c maybe_map of 6.1; mm/memory.c, mm/gup.c of 2.6.28 and 6.18;
+CONFIG_ARCH_HAS_PTE_SPECIAL, before 2.6.28 __HAVE_ARCH_PTE_SPECIAL. x86 had no special bit in 2.6.26
+and has had one since fast GUP came.
 """
 
 from enum import Enum
@@ -50,6 +54,7 @@ class Arch(NamedTuple):
     pat: bool = False
     pfn_valid: type[PfnValid] = FlatMem
     configs: frozenset[str] = frozenset({"KSM", "USERFAULTFD"})
+    user_copy_by_mmu: bool = True
 
     @property
     def is_2008(self) -> bool:
@@ -79,8 +84,8 @@ ARCHS = (
         for version in ("6.1", "6.18")
         for arch in (
             Arch("generic", version, pte_special=False),
-            Arch("um", version, pte_special=False, configs=_NO_CONFIGS),
-            Arch("um-special", version, pte_special=True),
+            Arch("um", version, False, configs=_NO_CONFIGS, user_copy_by_mmu=False),
+            Arch("um-special", version, True, user_copy_by_mmu=False),
             Arch("x86", version, True, _RECHECK, pat=True, pfn_valid=SubsectionMem),
             Arch("powerpc", version, True, _RECHECK, pfn_valid=SubsectionMem),
             Arch("s390", version, True, _RECHECK, pfn_valid=SubsectionMem),

@@ -133,9 +133,14 @@ def mm_populate(mm: Mm, start: Vaddr, nr_pages: int, *, ignore_errors: bool = Tr
     for vma in mm.vmas_between(start, end):
         if vma.vm_flags & (VM_IO | VM_PFNMAP):
             continue
-        error = populate_vma_page_range(vma, max(start, vma.vm_start), min(end, vma.vm_end))
-        if error < 0 and not ignore_errors:
-            return error
+        at, to = max(start, vma.vm_start), min(end, vma.vm_end)
+        while at < to:
+            done = populate_vma_page_range(vma, at, to)
+            if done < 0 and not ignore_errors:
+                return done
+            if done <= 0 or mm.machine.arch.is_2008:
+                break
+            at = Vaddr(at + (done << PAGE_SHIFT))  # the page after the last good one says why
     return 0
 
 

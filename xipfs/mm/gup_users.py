@@ -18,7 +18,7 @@ io_uring/rsrc.c, kernel/futex/core.c, 6.1. All functions return a count or -errn
 
 import errno
 
-from xipfs.mm.access import Signal, user_load, user_store
+from xipfs.mm.access import copy_from_user, copy_to_user
 from xipfs.mm.gup import (
     FOLL_FORCE,
     FOLL_LONGTERM,
@@ -166,13 +166,12 @@ class Pipe:
 
     def write(self, address: Vaddr, size_bytes: int) -> int:
         """Copy bytes of the process into the pipe, which drops them. Returns: bytes or -EFAULT."""
-        data = user_load(self._mm, address, size_bytes)
-        return -errno.EFAULT if isinstance(data, Signal) else len(data)
+        data = copy_from_user(self._mm, address, size_bytes)
+        return -errno.EFAULT if data is None else len(data)
 
     def read(self, address: Vaddr, data: bytes) -> int:
         """Copy *data*, as if from the pipe, to the process. Returns: bytes, or -EFAULT."""
-        error = user_store(self._mm, address, data)
-        return -errno.EFAULT if error is not None else len(data)
+        return len(data) if copy_to_user(self._mm, address, data) else -errno.EFAULT
 
     def close(self) -> None:
         """Let the pages go."""

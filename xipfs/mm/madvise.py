@@ -152,7 +152,8 @@ def _remove(vma: Vma, start: Vaddr, end: Vaddr) -> int:
         return -errno.EINVAL
     if vma.vm_flags & (VM_SHARED | VM_WRITE) != VM_SHARED | VM_WRITE:
         return -errno.EACCES
-    return -errno.EOPNOTSUPP  # the files here have no fallocate
+    # The files here have no fallocate, and what is no file never has (vfs_fallocate).
+    return -errno.ENODEV if vma.vm_file.is_device else -errno.EOPNOTSUPP
 
 
 def _cold(vma: Vma, start: Vaddr, end: Vaddr) -> int:

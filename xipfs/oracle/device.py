@@ -99,7 +99,7 @@ class Mixmap:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.f_mapping = AddressSpace(
-            1, NoFile(), i_size_bytes=NR_PAGES << PAGE_SHIFT, read_only=False
+            1, NoFile(), i_size_bytes=NR_PAGES << PAGE_SHIFT, read_only=False, is_device=True
         )
         self.pages = [self._alloc_page() for _ in range(NR_PAGES)]
         self.configure(parse_plan("R"), VmMode.MIXED, Hooks.FULL)

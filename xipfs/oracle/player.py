@@ -8,17 +8,19 @@
 Process 0 is there from the start; areas are capital letters, pages are counted from their start.
 
     P map A r|rw|rx|none shared|private N [OFF]     P fork Q            P exit
+    P mremap A I OLD NEW shrink|move|grow|dontunmap|dup [AREA]
     P read A I     P tail A I     P write A I C     P munmap A I N      P mprotect A I N PROT
     P mlock A I N  P munlock A I N  P madvise A I N ADVICE              P msync A I N
     P mincore A I N    P gup USER A I    P hold A I    P drop           P insert A I J LETTER
     P state A I    P smaps A I    P rss                                 zap J N EVEN
     migrate J LETTER                     page J                         count
 
-`hold` is a vmsplice whose pipe keeps the page until `drop`. Answers are `ok`, numbers, names of
-errnos and signals, and facts in the form of the goldens.
+`hold` is a vmsplice whose pipe keeps the page until `drop`. An area that mremap moves, or maps for
+a second time (`dup`), gets the name that is last in the line. Answers are `ok`, numbers, names of
+errnos and signals, facts in the form of the goldens, and BUG where a kernel stops.
 """
 
-from xipfs.errors import InvalidArgumentError
+from xipfs.errors import BugError, InvalidArgumentError
 from xipfs.mm.access import Signal, user_load
 from xipfs.mm.arch import Arch
 from xipfs.mm.fork import dup_mm
@@ -36,6 +38,7 @@ from xipfs.mm.madvise import Advice, do_madvise
 from xipfs.mm.mlock import do_mlock, do_munlock
 from xipfs.mm.mmap import do_mmap, do_munmap, exit_mmap
 from xipfs.mm.mprotect import do_mprotect
+from xipfs.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, do_mremap
 from xipfs.mm.msync import do_msync
 from xipfs.mm.proc import mincore
 from xipfs.mm.vm_fault import FaultResult
@@ -45,12 +48,44 @@ from xipfs.oracle.probe import Boot
 from xipfs.oracle.process import Process, number, pte_facts
 from xipfs.units import PAGE_SIZE, Pfn, Pgoff, Vaddr
 
-__all__ = ["Player"]
+__all__ = ["BUG", "Player", "play_scene", "scene_lines"]
+
+BUG = "BUG"
 
 _NR_RESERVED = 64
 _PROTS = {"none": 0, "r": VM_READ, "rw": VM_READ | VM_WRITE, "rx": VM_READ | VM_EXEC}
+_MREMAPS = {
+    "shrink": 0,
+    "grow": MREMAP_MAYMOVE,
+    "move": MREMAP_MAYMOVE | MREMAP_FIXED,
+    "dup": MREMAP_MAYMOVE | MREMAP_FIXED,
+    "dontunmap": MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
+}
 _USER_SIZE_BYTES = 64
-_WRITERS = ("process_vm_writev", "odirect_read", "read_pipe")
+_WRITERS = ("process_vm_writev", "ptrace_poke", "odirect_read", "read_pipe")
+
+
+def scene_lines(text: str) -> list[str]:
+    """Return header and operations of a scene file: no comments, no answers.
+
+    >>> scene_lines("# two pages\\ndevice plan=R vm=mixed hooks=full\\n0 map A r shared 2 -> ok\\n")
+    ['device plan=R vm=mixed hooks=full', '0 map A r shared 2']
+    """
+    lines = (line.split("->")[0].strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def play_scene(lines: list[str], arch: Arch) -> list[str]:
+    """Return the answer to each line of a scene, `ok` for its header; BUG may be the last."""
+    player = Player(lines[0], arch)
+    answers = ["ok"]
+    for op in lines[1:]:
+        try:
+            answers.append(player.play(op))
+        except BugError:
+            return [*answers, BUG]
+    player.close()
+    return answers
 
 
 class _Program:
@@ -154,6 +189,8 @@ class Player:
             return number(pipe.vmsplice(address, _USER_SIZE_BYTES))
         if name == "insert":
             return self._insert(mm, address, int(rest[0]), rest[1])
+        if name == "mremap":
+            return self._mremap(program, address, int(rest[0]), int(rest[1]), *rest[2:])
         return self._play_pages(mm, name, address, rest)
 
     def _play_pages(self, mm: Mm, name: str, address: Vaddr, rest: list[str]) -> str:
@@ -171,7 +208,9 @@ class Player:
             return process.lines[0].split("|", 2)[2]
         nr_pages = int(rest[0])
         if name == "mincore":
-            pages = (Vaddr(address + i * PAGE_SIZE) for i in range(nr_pages))
+            pages = [Vaddr(address + i * PAGE_SIZE) for i in range(nr_pages)]
+            if any(mm.find_vma(page) is None for page in pages):
+                return "ENOMEM"
             return "".join(str(int(mincore(mm, page))) for page in pages)
         done = {
             "munmap": lambda: do_munmap(mm, address, nr_pages),
@@ -186,7 +225,6 @@ class Player:
     def _map(self, program: _Program, words: list[str]) -> str:
         area, prot, share, nr_pages = words[0], _PROTS[words[1]], words[2], int(words[3])
         pgoff = Pgoff(int(words[4]) if len(words) > 4 else 0)
-        room = do_mmap(program.mm, None, nr_pages=_NR_RESERVED, prot=0, shared=False)
         address = do_mmap(
             program.mm,
             self.device,
@@ -194,11 +232,30 @@ class Player:
             prot=prot,
             shared=share == "shared",
             pgoff=pgoff,
-            address=Vaddr(room),
+            address=self._reserve(program.mm),
         )
         if address < 0:
             return number(address)
         program.areas[area] = address
+        return "ok"
+
+    @staticmethod
+    def _reserve(mm: Mm) -> Vaddr:
+        """Find a place for an area; something lies behind it that never goes away."""
+        return Vaddr(do_mmap(mm, None, nr_pages=_NR_RESERVED, prot=0, shared=False))
+
+    def _mremap(
+        self, program: _Program, address: Vaddr, nr_old: int, nr_new: int, how: str, area: str = ""
+    ) -> str:
+        """Where the new area lies is ours to say, but for `grow`: there it is the kernel's."""
+        flags, place = _MREMAPS[how], None
+        if flags & MREMAP_FIXED:
+            place = self._reserve(program.mm)
+        found = do_mremap(program.mm, address, nr_old, nr_new, flags, place)
+        if found < 0:
+            return number(found)
+        if area:
+            program.areas[area] = found
         return "ok"
 
     def _fork(self, program: _Program, ident: int) -> str:
@@ -220,7 +277,7 @@ class Player:
         if isinstance(content, Signal) or not content:
             content = b"A" * PAGE_SIZE
         buffer, block = bytearray(content[:_USER_SIZE_BYTES]), bytearray(content)
-        word = bytearray(content[:8])
+        word = bytearray(content[:8] or 8)
         if user == "io_uring":
             pinned: list[Pfn] = []
             got = io_uring_register_buffer(mm, address, 1, pinned)
@@ -228,9 +285,7 @@ class Player:
                 put_user_page(mm, page, FOLL_PIN)
             return number(got) if got else "ok"
         if user in ("ptrace_peek", "ptrace_poke"):
-            got = ptrace_access(mm, address, word, write=False)
-            if user == "ptrace_poke":
-                got = ptrace_access(mm, address, word, write=True)
+            got = ptrace_access(mm, address, word, write=user == "ptrace_poke")
             return number(got) if got else "ok"
         pipe = Pipe(mm)
         got = {
