@@ -173,7 +173,8 @@ def say(what: str) -> None:
 def play_scenes(nr_scenes: int, arguments: list[str]) -> None:
     """Let pytest write scenes and play them; does not return."""
     os.chdir(ROOT)
-    command = ["-m", "pytest", "-m", "kernel", f"--nr-scenes={nr_scenes}", *arguments]
+    command = ["-m", "pytest", "-m", "kernel", "-o", "faulthandler_timeout=0"]
+    command += [f"--nr-scenes={nr_scenes}", *arguments]
     os.execv(sys.executable, [sys.executable, *command])
 
 

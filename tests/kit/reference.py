@@ -959,7 +959,7 @@ class Reference:
             return "EINVAL"  # only for anonymous memory
         if advice == "REMOVE":
             # vfs_fallocate does not know character devices
-            return "ENODEV" if {"wr", "sh"} <= vma.flags else "EACCES"
+            return "ENODEV" if {"mw", "sh"} <= vma.flags else "EACCES"
         if advice == "DOFORK" and "io" in vma.flags:
             return "EINVAL"
         if advice == "DODUMP" and vma.special:

@@ -164,6 +164,26 @@ static char *reserve(unsigned long nr)
 	return address;
 }
 
+/*
+ * Where fork left an area out (MADV_DONTFORK), user-mode Linux forgets to unmap it from the host
+ * process that runs the child, so that reads go on to work. Mapping and unmapping reminds it.
+ */
+static bool has_dontfork;
+
+static void unmap_what_was_left_out(void)
+{
+	enum { MAX_PAGES = 16 };	/* that areas have */
+
+	for (int i = 0; i < 26 * MAX_PAGES; i++) {
+		char *page = (char *)areas[i / MAX_PAGES] + i % MAX_PAGES * PAGE;
+
+		if (areas[i / MAX_PAGES] &&
+		    mmap(page, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE |
+			 MAP_FIXED_NOREPLACE, -1, 0) == page)
+			munmap(page, PAGE);
+	}
+}
+
 static sigjmp_buf caught;
 static siginfo_t signal_info;
 
@@ -297,7 +317,10 @@ static void play_munlock(char *address, char **rest)
 
 static void play_madvise(char *address, char **rest)
 {
-	say_ok(madvise(address, atol(rest[0]) * PAGE, value_of(advices, rest[1])));
+	int advice = value_of(advices, rest[1]);
+
+	has_dontfork |= advice == MADV_DONTFORK;
+	say_ok(madvise(address, atol(rest[0]) * PAGE, advice));
 }
 
 static void play_msync(char *address, char **rest)
@@ -632,6 +655,8 @@ static void __attribute__((noreturn)) act(int process)
 		if (!strcmp(words[0], "fork")) {
 			if (play_fork() == 0) {
 				drop();	/* the parent's, which has them, too */
+				if (has_dontfork)
+					unmap_what_was_left_out();
 				process = atoi(words[1]);
 				strcpy(answer, "ok");
 			}

@@ -177,12 +177,14 @@ def check_vma_flags(vma: Vma, flags: int) -> int:
 def _get_user_pages(
     mm: Mm, start: Vaddr, nr_pages: int, flags: int, pages: list[Pfn] | None
 ) -> int:
+    vma: Vma | None = None
     for i in range(nr_pages):
         address = Vaddr(start + (i << PAGE_SHIFT))
-        vma = mm.find_vma(address)
-        error = -errno.EFAULT if vma is None else check_vma_flags(vma, flags)
-        if error or vma is None:
-            return i or error
+        if vma is None or address >= vma.vm_end:  # a fault may make a vma VM_PFNMAP: too late
+            vma = mm.find_vma(address)
+            error = -errno.EFAULT if vma is None else check_vma_flags(vma, flags)
+            if error or vma is None:
+                return i or error
         page = _get_user_page(vma, address, flags)
         if page == -errno.EEXIST and pages is None:
             continue

@@ -16,6 +16,7 @@ from xipfs.mm.vma import (
     VM_DONTDUMP,
     VM_IO,
     VM_LOCKED,
+    VM_MAYWRITE,
     VM_MERGEABLE,
     VM_PFNMAP,
     VM_RAND_READ,
@@ -150,7 +151,9 @@ def _free(vma: Vma, start: Vaddr, end: Vaddr) -> int:
 def _remove(vma: Vma, start: Vaddr, end: Vaddr) -> int:
     if vma.vm_flags & VM_LOCKED or vma.vm_file is None:
         return -errno.EINVAL
-    if vma.vm_flags & (VM_SHARED | VM_WRITE) != VM_SHARED | VM_WRITE:
+    # 6.1.192 and 6.18 ask whether it could become writable (vma_is_shared_maywrite).
+    needed = VM_SHARED | (VM_WRITE if vma.vm_mm.machine.arch.is_2008 else VM_MAYWRITE)
+    if vma.vm_flags & needed != needed:
         return -errno.EACCES
     # The files here have no fallocate, and what is no file never has (vfs_fallocate).
     return -errno.ENODEV if vma.vm_file.is_device else -errno.EOPNOTSUPP

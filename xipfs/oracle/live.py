@@ -15,7 +15,9 @@ Where a kernel stops, the answer is BUG, where it does not answer, HANG; the sce
 the next one gets a new boot.
 """
 
+import bisect
 import contextlib
+import itertools
 import os
 import selectors
 import signal
@@ -37,6 +39,9 @@ ARCHS = ("um-special", "um")
 HANG = "HANG"
 
 _RAW_MEMORY_SIZE_BYTES = 1 << 20
+_CONSOLE_SIZE_BYTES = 2000
+"""So many bytes are sent at a time; a tty takes 4096 before somebody reads."""
+
 _BOOT_TIMEOUT_S = 60
 _ANSWER_TIMEOUT_S = 30
 
@@ -81,24 +86,19 @@ class LiveKernel:
         self.close()
 
     def play(self, scene: Iterable[str]) -> list[str]:
-        """Return the answer to each line of *scene*, header first; the last may be BUG or HANG.
+        """Return the answer to each line of *scene*, header first; BUG or HANG may be the last.
 
         Raises: KernelError where the kernel does not boot, or the player has died.
         """
         if self._boot is None:
             self._boot = _Boot(self._home, self.arch)
             self.nr_boots += 1
-        answers = []
-        for op in scene:
-            answers.append(self._boot.ask(op))
-            if answers[-1] in (BUG, HANG):
-                break
-        if not answers or answers[-1] not in (BUG, HANG):
-            self._boot.ask("end")
+        answers = self._boot.ask([*scene, "end"])
         self.complaints = self._boot.new_complaints()
-        if answers and answers[-1] in (BUG, HANG):
+        if answers[-1] in (BUG, HANG):
             self.close()
-        return answers
+            return answers
+        return answers[:-1]
 
     def close(self) -> None:
         """Stop the kernel."""
@@ -142,14 +142,21 @@ class _Boot:
             raise KernelError(f"the {arch} kernel does not boot: {said}")
         self.new_complaints()
 
-    def ask(self, line: str) -> str:
-        """Return the player's answer to a line; BUG, HANG if none comes."""
+    def ask(self, lines: list[str]) -> list[str]:
+        """Return the player's answers to *lines*; BUG or HANG where one does not come."""
         assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"{line}\n".encode())
-        except BrokenPipeError:
-            return BUG
-        return self._receive(_ANSWER_TIMEOUT_S)
+        answers: list[str] = []
+        while len(answers) < len(lines):
+            sizes = itertools.accumulate(len(line) + 1 for line in lines[len(answers) :])
+            count = bisect.bisect_right(list(sizes), _CONSOLE_SIZE_BYTES)
+            part = lines[len(answers) : len(answers) + count]
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write("".join(f"{line}\n" for line in part).encode())
+            for _ in part:
+                answers.append(self._receive(_ANSWER_TIMEOUT_S))
+                if answers[-1] in (BUG, HANG):
+                    return answers
+        return answers
 
     def _receive(self, timeout_s: float) -> str:
         assert self._process.stdout is not None

@@ -275,11 +275,27 @@ def test_mlock_needs_something_mapped(any_program: Program):
 def test_mlock_of_an_area_that_fails_is_told_as_posix_wants(program: Program):
     program.device.configure(parse_plan("R"), VmMode.MIXED, Hooks.FULL)
     a = program.map(RW, nr_pages=20)
-    assert do_mlock(program.mm, a, 20) == 0, "17 pages are there, and that counts"
+    assert do_mlock(program.mm, a, 16) == 0
     assert do_mlock(program.mm, page(a, 16), 1) == -errno.ENOMEM
     program.mm.page_table.nr_leaves_max = 0
     b = program.map(RW, nr_pages=512)
     assert do_mlock(program.mm, b, 1) == -errno.EAGAIN
+
+
+def test_mlock_goes_on_after_a_partial_result(program: Program):
+    """It stopped at the first page that could not be faulted in, and told of success."""
+    program.device.configure(parse_plan("R"), VmMode.MIXED, Hooks.FULL)
+    a = program.map(RW, nr_pages=20)
+    assert do_mlock(program.mm, a, 20) == -errno.ENOMEM, "16 pages are there, and the next is not"
+    assert program.device.counts.faults == 17 + 1, "which is tried again, for its own error"
+
+
+def test_mlock_does_not_look_again_at_an_area_that_a_fault_made_pfnmap(program: Program):
+    """A live kernel said so: flags are looked at when get_user_pages enters an area."""
+    program.device.configure(parse_plan("RGR"), VmMode.MIXED, Hooks.FULL)
+    a = program.map(RW, nr_pages=3)
+    assert do_mlock(program.mm, a, 3) == 0
+    assert program.device.counts.faults == 3
 
 
 def test_mlockall_marks_what_comes(program: Program):
