@@ -209,6 +209,7 @@ class Reference:
         self.vmas: list[Vma] = []
         self.areas: dict[tuple[int, str], tuple[int, int]] = {}
         self.next_address = {0: TOP_ADDRESS}
+        self.guards: dict[int, list[tuple[int, int]]] = {0: []}
         self.rss = {0: {"file": 0, "anon": 0}}
         self.held: dict[int, list[Page]] = {0: []}
         self.counts = dict.fromkeys(["faults", "page_mkwrite", "pfn_mkwrite", "open", "close"], 0)
@@ -317,8 +318,15 @@ class Reference:
 
     def reserve(self, process: int, nr: int) -> int:
         """A fresh place, below all others, with something behind it that never goes away."""
-        self.next_address[process] -= max(nr, RESERVED_PAGES) + 1
-        return self.next_address[process]
+        total = max(nr, RESERVED_PAGES) + 1
+        self.next_address[process] -= total
+        start = self.next_address[process]
+        self.guards[process].append((start + nr, start + total))
+        return start
+
+    def is_free(self, process: int, start: int, end: int) -> bool:
+        taken = [(v.start, v.end) for v in self.vmas_of(process)] + self.guards[process]
+        return all(b <= start or end <= a for a, b in taken)
 
     def split_vma(self, vma: Vma, address: int) -> Vma:
         """Cut a vma in two; the second piece is returned. One ->open is called."""
@@ -1040,6 +1048,9 @@ class Reference:
             return "EFAULT"
         if new != old and vma.flags & {"de", "pf"}:
             return "EFAULT"
+        if how == "grow" and old == vma.end - start and self.is_free(process, vma.end, start + new):
+            vma.end = start + new  # vma_expandable: what was behind it has gone
+            return start
         return self.move_vma(vma, start, old, new, dontunmap=how == "dontunmap")
 
     def move_vma(self, vma: Vma, start: int, old: int, new: int, dontunmap: bool) -> int:
@@ -1065,6 +1076,7 @@ class Reference:
         self.held[child] = []
         self.rss[child] = {"file": 0, "anon": 0}
         self.next_address[child] = self.next_address[process]
+        self.guards[child] = list(self.guards[process])
         names = {name: area for (p, name), area in self.areas.items() if p == process}
         self.areas |= {(child, name): area for name, area in names.items()}
         for vma in self.vmas_of(process):
@@ -1104,7 +1116,8 @@ class Reference:
             self.remove_vma(vma)
         self.op_drop(process)
         self.leaked = [(-1 if p == process else p, page) for p, page in self.leaked]
-        del self.held[process], self.rss[process], self.next_address[process]
+        del self.held[process], self.rss[process]
+        del self.next_address[process], self.guards[process]
         self.areas = {key: area for key, area in self.areas.items() if key[0] != process}
         return "ok"
 

@@ -88,6 +88,9 @@ class PagemapEntry(NamedTuple):
     pfn: Pfn
 
 
+_PSS_SHIFT = 12
+
+
 class PagemapRun(NamedTuple):
     """Pages of a file that follow each other and have all of this in common.
 
@@ -109,12 +112,12 @@ class PagemapRun(NamedTuple):
 
 @dataclass(slots=True)
 class Smaps:
-    """One area of /proc/PID/smaps, in bytes; pss_bytes may be a fraction."""
+    """One area of /proc/PID/smaps, in bytes; pss_fixed in bytes << PSS_SHIFT, as Linux sums it up."""
 
     vma: Vma = field(repr=False)
     size_bytes: int = 0
     rss_bytes: int = 0
-    pss_bytes: float = 0.0
+    pss_fixed: int = 0
     shared_clean_bytes: int = 0
     shared_dirty_bytes: int = 0
     private_clean_bytes: int = 0
@@ -122,6 +125,11 @@ class Smaps:
     referenced_bytes: int = 0
     anonymous_bytes: int = 0
     locked_bytes: int = 0
+
+    @property
+    def pss_bytes(self) -> int:
+        """Its proportional share. Each page's was rounded down before it was added."""
+        return self.pss_fixed >> _PSS_SHIFT
 
     @property
     def perm(self) -> str:
@@ -202,7 +210,7 @@ def _add_ptes(found: Smaps, vma: Vma, number: int, window: slice) -> None:
     is_dirty = (leaf.dirty[counted] != 0) | (flags & PG_DIRTY != 0)
     is_shared = mapcounts >= 2
     found.rss_bytes += len(present if machine.arch.is_2008 else pages) << PAGE_SHIFT
-    found.pss_bytes += float((PAGE_SIZE / np.maximum(mapcounts, 1)).sum())
+    found.pss_fixed += int(((PAGE_SIZE << _PSS_SHIFT) // np.maximum(mapcounts, 1)).sum())
     found.shared_clean_bytes += _nr_bytes(is_shared & ~is_dirty)
     found.shared_dirty_bytes += _nr_bytes(is_shared & is_dirty)
     found.private_clean_bytes += _nr_bytes(~is_shared & ~is_dirty)

@@ -204,6 +204,8 @@ class Player:
         if name == "state":
             return pte_facts(self.device, mm, address)
         if name == "smaps":
+            if mm.find_vma(address) is None:
+                return "VmFlags=[]"
             process.area("", address)
             return process.lines[0].split("|", 2)[2]
         nr_pages = int(rest[0])

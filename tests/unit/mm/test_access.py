@@ -6,7 +6,9 @@ import pytest
 
 from tests.kit.mm import SHARED_RW, World, block_bytes
 from xipfs.mm.access import Signal, user_load, user_store
+from xipfs.mm.arch import get_arch
 from xipfs.mm.vma import VM_READ, VM_SHARED, VM_XIP_FILE
+from xipfs.oracle.player import play_scene
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Vaddr
 
 
@@ -34,6 +36,20 @@ def test_memory_that_fails_is_sigbus(world: World):
     assert user_store(world.mm, vma.vm_start, b"x") == Signal("SIGBUS", 2), "opened for reading"
     os.truncate(world.machine.physmem.nvram.path, 50 << PAGE_SHIFT)
     assert user_load(world.mm, vma.vm_start, 1) == Signal("SIGBUS", 2)
+
+
+def test_user_mode_linux_copies_by_the_ptes_and_others_by_the_mmu():
+    """Under PROT_NONE, and over a clean pte: a live kernel of that kind answered so."""
+    header = "device plan=R vm=mixed hooks=none"
+    ops = ["0 map A rw shared 1", "0 read A 0", "0 gup read_pipe A 0", "0 state A 0"]
+    ops += ["0 mprotect A 0 1 none", "0 gup write_pipe A 0", "0 gup read_pipe A 0"]
+    found = {name: play_scene([header, *ops], get_arch(name, "6.1")) for name in ("um", "x86")}
+    assert [answer.split()[1] for answer in (found["um"][4], found["x86"][4])] == [
+        "pte=W",
+        "pte=WD|SPECIAL",
+    ]
+    assert found["um"][6:] == ["64", "EFAULT"]
+    assert found["x86"][6:] == ["EFAULT", "EFAULT"]
 
 
 @pytest.mark.parametrize("vm_flags", [VM_READ, VM_READ | VM_SHARED])

@@ -293,7 +293,7 @@ def test_mlock_goes_on_after_a_partial_result(program: Program):
 def test_mlock_does_not_look_again_at_an_area_that_a_fault_made_pfnmap(program: Program):
     """A live kernel said so: flags are looked at when get_user_pages enters an area."""
     program.device.configure(parse_plan("RGR"), VmMode.MIXED, Hooks.FULL)
-    a = program.map(RW, nr_pages=3)
+    a = program.map(RW, nr_pages=3, shared=True)
     assert do_mlock(program.mm, a, 3) == 0
     assert program.device.counts.faults == 3
 
@@ -447,6 +447,27 @@ def test_proc_of_what_is_not_mapped(program: Program):
     program.device.f_mapping.i_pages[Pgoff(2)] = program.device.pages[2]
     assert [mincore(program.mm, page(a, i)) for i in range(4)] == [False, False, True, False]
     del program.device.f_mapping.i_pages[Pgoff(2)]
+
+
+def test_pss_rounds_each_page_down():
+    """A live kernel says so: three pages that three processes share are no whole page."""
+    program = Program("um", "6.1")
+    program.device.configure(parse_plan("V"), VmMode.MIXED, Hooks.FULL)
+    a = program.map(R, nr_pages=3)
+    for i in range(3):
+        user_load(program.mm, page(a, i), 1)
+    program.fork()
+    program.fork()
+    assert smaps(program.vma(a)).pss_bytes == PAGE_SIZE - 1
+    program.close()
+
+
+def test_madvise_remove_asks_whether_an_area_may_become_writable(program: Program):
+    """6.1.192 does; and a device has no holes to punch (found by a live kernel)."""
+    shared = program.map(R, shared=True)
+    assert do_madvise(program.mm, shared, 1, Advice.REMOVE) == -errno.ENODEV
+    private = program.map(RW, shared=False)
+    assert do_madvise(program.mm, private, 1, Advice.REMOVE) == -errno.EACCES
 
 
 def test_smaps_of_2_6_28_counts_special_ptes_in_rss_only():
