@@ -112,7 +112,7 @@ class PagemapRun(NamedTuple):
 
 @dataclass(slots=True)
 class Smaps:
-    """One area of /proc/PID/smaps, in bytes; pss_fixed in bytes << PSS_SHIFT, as Linux sums it up."""
+    """One area of /proc/PID/smaps, in bytes; pss_fixed is shifted, as Linux sums it up."""
 
     vma: Vma = field(repr=False)
     size_bytes: int = 0

@@ -345,7 +345,6 @@ def test_populating_ends_at_the_page_that_fails(program: Program):
 
 def test_other_advice(program: Program):
     s = program.map(RW, shared=True)
-    assert do_madvise(program.mm, s, 1, Advice.REMOVE) == -errno.EOPNOTSUPP
     assert do_madvise(program.mm, s, 1, Advice.KEEPONFORK) == 0
     assert do_madvise(program.mm, s, 1, Advice.UNMERGEABLE) == 0
 
