@@ -59,6 +59,8 @@ def _mremap(
     flags: int,
     new_address: Vaddr | None,
 ) -> int:
+    if mm.find_vma(address) is None and not mm.machine.arch.is_2008:
+        return -errno.EFAULT  # before anything is unmapped
     if flags & MREMAP_FIXED:
         if new_address is None or new_address & PAGE_MASK:
             return -errno.EINVAL

@@ -256,6 +256,14 @@ def test_mremap_of_a_piece_moves_that_piece(program: Program):
     assert user_load(program.mm, Vaddr(moved), 1) == b"C", "its file's page again"
 
 
+def test_mremap_of_nothing_leaves_alone_what_lies_behind(program: Program):
+    """It unmapped the end of the range before it looked at the start (found by a live kernel)."""
+    a = program.map(nr_pages=4)
+    do_munmap(program.mm, a, 2)
+    assert do_mremap(program.mm, a, 4, 3, MREMAP_MAYMOVE) == -errno.EFAULT
+    assert program.vma(page(a, 3)).nr_pages == 2
+
+
 # --- mlock, madvise, msync ---
 
 
