@@ -92,3 +92,34 @@ def test_a_killed_daemon_leaves_a_whole_trace(image: Path, mnt: Path, tmp_path: 
         assert [row["page"] for row in rows_of(output, ino)] == [0, 1, 2]
         assert json.loads(said)["rows"] >= 3
         xipfs("umount", mnt)
+
+
+def test_what_was_hot_is_in_ram_at_the_next_mount(image: Path, mnt: Path, tmp_path: Path):
+    """A recording, its profile, and a mount that begins with the pages in RAM."""
+    output, profile = tmp_path / "trace.parquet", tmp_path / "hot.txt"
+    with mounted(image, mnt, "cache=none,policy=none"):
+        recorder = start_recording(mnt, output)
+        read_pages(mnt / "big", [5, 2, 5, 7, 5, 2])
+        time.sleep(0.2)
+        recorder.send_signal(signal.SIGTERM)
+        recorder.communicate(timeout=30)
+        ino = (mnt / "big").stat().st_ino
+    done = xipfs("trace", "profile", output, "-o", profile, "--pages", 2)
+    assert done.stdout == f"{profile}: 2 of 3 pages\n"
+    assert profile.read_text().splitlines()[1:] == [f"{ino} 5", f"{ino} 2"]
+    with profile.open("a") as file:
+        file.write(f"999 0\n{ino} 4000\n")  # pages that do not exist do no harm
+    with mounted(image, mnt, f"policy=none,prefetch={profile}") as live:
+        while live.vmstat("pgpromote_success") < 2:
+            time.sleep(0.01)
+        assert live.tiers("big")["ram"] == 2
+        assert (mnt / "big").read_bytes() == bytes(range(8)) * PAGE_SIZE
+        assert live.stat()["vmstat_complaints"] == []
+
+
+def test_a_profile_that_is_none(image: Path, mnt: Path, tmp_path: Path):
+    profile = tmp_path / "hot.txt"
+    profile.write_text("12 0\nnonsense\n")
+    done = xipfs("mount", image, mnt, "-o", f"prefetch={profile}")
+    assert done.returncode == 1
+    assert "line 2: 'nonsense' is no page" in done.stderr

@@ -19,6 +19,7 @@ from xipfs.errors import InvalidArgumentError
 from xipfs.fuse.client import ask
 from xipfs.fuse.trace_stream import follow_mount
 from xipfs.policy.contract import page_id_parts
+from xipfs.policy.profile import write_profile
 from xipfs.tiering.access_log import AccessRanges
 
 __all__ = ["trace"]
@@ -94,6 +95,31 @@ def _info(
         facts[name] = len(facts[name])
     for name, value in facts.items():
         print(f"{name:10} {value}")
+
+
+@trace.command(name="profile")
+def _profile(
+    path: Annotated[Path, typer.Argument(help="A recording.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The profile to write.")],
+    nr_pages: Annotated[
+        int | None, typer.Option("--pages", min=1, help="Only so many, the hottest.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary, for programs.")] = False,
+) -> None:
+    """Make a profile of a recording: its pages, those accessed most first.
+
+    For `mount -o prefetch=`, and for `policy=static:profile=`.
+    """
+    lab = _lab()
+    with lab.open_trace(path) as found:
+        pages, counts = lab.count_pages(found)
+    hottest = pages[np.argsort(-counts, kind="stable")][:nr_pages]
+    with output.open("w") as file:
+        write_profile(file, hottest, [f"{len(hottest)} pages, hottest first, of {path}"])
+    if as_json:
+        print(json.dumps({"output": str(output), "pages": len(hottest)}))
+    else:
+        print(f"{output}: {len(hottest)} of {len(pages)} pages")
 
 
 class _Recording:

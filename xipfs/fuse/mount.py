@@ -11,6 +11,7 @@ Every operation and every epoch passes `dispatch`, which holds the lock. The cor
 never waits, and never calls into the kernel's side of FUSE.
 """
 
+import contextlib
 import os
 import stat
 import threading
@@ -20,7 +21,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
-from xipfs.errors import FormatError, MountError, StaleError
+import numpy as np
+
+from xipfs.errors import FormatError, MountError, StaleError, XipfsError
 from xipfs.fs.superblock import SuperBlock
 from xipfs.fuse.operations import Operations
 from xipfs.fuse.options import CacheMode, MountOptions
@@ -32,7 +35,9 @@ from xipfs.mm.vma import Mm
 from xipfs.ondisk.inode import INO_ROOT
 from xipfs.phys.cost import CostAccount
 from xipfs.phys.physmem import Run
-from xipfs.policy.contract import Policy
+from xipfs.policy.contract import Policy, no_pages, page_id_parts
+from xipfs.policy.pageset import page_set
+from xipfs.policy.profile import read_profile
 from xipfs.policy.registry import load_policy
 from xipfs.tiering.access_log import AccessLog
 from xipfs.tiering.budget import Budget
@@ -46,6 +51,8 @@ __all__ = ["Mount"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+_PREFETCH_SLICE_PAGES = 256
+
 NR_RAM_FRAMES_MAX = 1 << 28
 """1 TiB: a mistyped ram= is an error, not an attempt."""
 
@@ -58,6 +65,8 @@ class Mount:
         if nr_tier_frames > NR_RAM_FRAMES_MAX:
             raise MountError(f"ram={options.ram_bytes}: at most {NR_RAM_FRAMES_MAX * PAGE_SIZE}")
         policy = load_policy(options.policy)
+        profile = read_profile(Path(options.prefetch)) if options.prefetch else no_pages()
+        self.to_prefetch = profile[:nr_tier_frames]
         self.sb = sb
         self.options = options
         self.machine = Machine(
@@ -135,6 +144,24 @@ class Mount:
         """Let *policy*, which was made from *text*, decide from now on; takes the lock."""
         self.dispatch(self.tiering.set_policy, text, policy)
         self.policy_changed()
+
+    def prefetch_some(self) -> bool:
+        """Promote a slice of the profile's pages, the hottest first; return whether more waits.
+
+        A page that does not exist, or is no longer wanted there, is passed over.
+        """
+        pages, self.to_prefetch = np.split(self.to_prefetch, [_PREFETCH_SLICE_PAGES])
+        inodes = []
+        for ino in page_set(page_id_parts(pages)[0]).tolist():
+            with contextlib.suppress(XipfsError):
+                inodes.append(self.sb.iget(Ino(ino)))
+        self.machine.vmstat.pgpromote_candidate_nrl += len(pages)
+        self.mover.promote(np.sort(pages[self.mover.exists(pages)]))
+        for inode in inodes:
+            self.sb.drop_unused(inode)
+        if not self.machine.mem_map.nr_free:
+            self.to_prefetch = no_pages()
+        return len(self.to_prefetch) > 0
 
     def find_file(self, ino: int) -> AddressSpace:
         """Return the pages of a file that somebody has looked up. Raises: StaleError."""

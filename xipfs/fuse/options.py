@@ -26,7 +26,8 @@ class CacheMode(StrEnum):
 class MountOptions:
     """One mount's options; the defaults are those of the command line.
 
-    ram_bytes: size of the RAM tier. epoch_ms: time between two decisions of the policy.
+    ram_bytes: size of the RAM tier. prefetch: a profile whose pages come to RAM at mount.
+    epoch_ms: time between two decisions of the policy.
     budget_pages: most pages moved in one epoch; rate_bytes_per_s: in one second.
     inject: reads really take the time of the cost model. fsname: what df and mount show as the
         source.
@@ -43,6 +44,7 @@ class MountOptions:
     epoch_ms: int = 1000
     budget_pages: int = 4096
     rate_bytes_per_s: int | None = None
+    prefetch: str = ""
     arch: str = ARCH_DEFAULT.name
     cost: CostModel = COST_DEFAULT
     inject: bool = False
@@ -61,6 +63,7 @@ OPTION_HELP = {
     "epoch": "milliseconds between two decisions of the policy, default 1000",
     "budget": "most pages moved in one epoch, default 4096",
     "rate": "most bytes moved in one second, like 100M; default no limit",
+    "prefetch": "bring the pages of this profile to RAM at mount: xipfs trace profile makes one",
     "arch": "simulated architecture: generic (default), x86, powerpc, s390",
     "cost": "memories to reckon with: optane (default), cxl, pcm, nor, dcss, dram; :clients=N",
     "inject": "let reads really take the time that the cost model says",
@@ -142,6 +145,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "epoch": ("epoch_ms", _number("epoch", 10, 3_600_000)),
     "budget": ("budget_pages", _number("budget", 1, 1 << 24)),
     "rate": ("rate_bytes_per_s", _rate),
+    "prefetch": ("prefetch", str),
     "arch": ("arch", _arch),
     "cost": ("cost", _cost),
     "fsname": ("fsname", str),

@@ -94,6 +94,7 @@ async def _serve(mount: Mount, mountpoint: Path) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(control.serve)
         nursery.start_soon(_run_epochs, mount, notifier)
+        nursery.start_soon(_prefetch, mount)
         nursery.start_soon(_end_on_signal, notifier)
         nursery.start_soon(raise_read_ahead, mountpoint)
         await pyfuse3.main()
@@ -101,6 +102,20 @@ async def _serve(mount: Mount, mountpoint: Path) -> None:
     if notifier is not None:
         notifier.stop()
         notifier.join(_NOTIFIER_TIMEOUT_S)
+
+
+async def _prefetch(mount: Mount) -> None:
+    """Bring the pages of the profile to RAM, with requests served in between."""
+    nr_wanted = len(mount.to_prefetch)
+    if not nr_wanted:
+        return
+    try:
+        while mount.dispatch(mount.prefetch_some):
+            await trio.lowlevel.checkpoint()
+    except Exception:
+        _log.exception("a bug in xipfs: prefetching ended early")
+    nr_pages = mount.machine.vmstat.pgpromote_success
+    _log.info("prefetch: %d pages promoted, %d were wanted", nr_pages, nr_wanted)
 
 
 async def _run_epochs(mount: Mount, notifier: Notifier | None) -> None:

@@ -16,8 +16,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from xipfs.errors import FormatError, InvalidArgumentError
+from xipfs.policy.contract import PGOFF_BITS, PageIds, no_pages
 
-__all__ = ["KINDS", "SCHEMA", "TIERS", "TraceWriter", "open_trace", "trace_facts"]
+__all__ = [
+    "KINDS",
+    "SCHEMA",
+    "TIERS",
+    "TraceWriter",
+    "count_pages",
+    "open_trace",
+    "trace_facts",
+]
 
 KINDS = ("read", "write")
 """By `policy.contract.AccessKind`."""
@@ -125,6 +134,21 @@ def open_trace(path: Path) -> pq.ParquetFile:
     if facts.get("version") != _VERSION:
         raise FormatError(f"{path}: no trace of xipfs, or of a version that this one does not know")
     return trace
+
+
+def count_pages(trace: pq.ParquetFile) -> tuple[PageIds, NDArray[np.int64]]:
+    """Return the pages of a trace, sorted, and how often each was accessed."""
+    pages, counts = no_pages(), no_pages()
+    for batch in trace.iter_batches(columns=["file", "page", "nr_pages"]):
+        file, page, nr_pages = (column.to_numpy().astype(np.int64) for column in batch.columns)
+        starts = np.cumsum(nr_pages) - nr_pages
+        offsets = np.arange(int(nr_pages.sum())) - np.repeat(starts, nr_pages)
+        ids = np.repeat(file << PGOFF_BITS | page, nr_pages) + offsets
+        everything = np.concatenate([pages, ids])
+        weights = np.concatenate([counts, np.ones(len(ids), np.int64)])
+        pages, places = np.unique(everything, return_inverse=True)
+        counts = np.bincount(places, weights).astype(np.int64)
+    return pages, counts
 
 
 def trace_facts(trace: pq.ParquetFile) -> dict[str, Any]:

@@ -4,6 +4,7 @@
     registry       policies by name (a module here is one), from a file, from an entry point
     pageset        sets of pages, as sorted arrays
     pagestats      numbers about pages, a row each
+    profile        which pages were hot, as text
     target         from what is wanted to a plan within room and budget
     cache          what the classic caches have in common, which decide at every access
     hintfault      what NUMA balancing's policies see: who was scanned, who faulted, how late

@@ -49,6 +49,7 @@ _NOT_POLICIES = {
     "lrulists",
     "pageset",
     "pagestats",
+    "profile",
     "registry",
     "scale",
     "target",

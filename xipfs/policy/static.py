@@ -5,10 +5,9 @@
 
 What AXFS did when an image was built: a run of the system was recorded, and the pages that it had
 read were kept where they can be executed, for good. So this is what a policy has to beat that looks
-at the program while it runs. A profile is a text file, with a page a line, the most wanted first:
-the number of the file (`ls -i`) and the page's offset in it, in pages. Lines may be empty, and "#"
-begins a comment. Of a profile that is larger than the RAM tier the first pages count. A page is
-promoted once it is read: one that is never read would only take a frame.
+at the program while it runs. `xipfs trace profile` makes a profile of a recording. Of one that is
+larger than the RAM tier the first pages count. A page is promoted once it is read: one that is
+never read would only take a frame.
 
 Source: J. Hulbert, "Introducing the Advanced XIP File System", Ottawa Linux Symposium 2008.
 Uncertain: AXFS has no tiers to choose from; the profile chose what was stored uncompressed in NOR
@@ -20,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from xipfs.errors import PolicyError
-from xipfs.policy.contract import PGOFF_BITS, Batch, PageIds, Plan, Tiers, no_pages, page_id
+from xipfs.policy.contract import Batch, PageIds, Plan, Tiers, no_pages
 from xipfs.policy.pageset import is_in, page_set
+from xipfs.policy.profile import read_profile
 from xipfs.policy.target import plan_towards
 
-__all__ = ["PROFILE", "Policy", "read_profile"]
+__all__ = ["PROFILE", "Policy"]
 
 PROFILE = ""
 """The file with the pages to keep in RAM; none: the first pages that are read.
@@ -58,29 +57,3 @@ class Policy:
         new = new[~is_in(new, np.sort(self._chosen))]
         self._chosen = np.concatenate([self._chosen, new])[:nr_frames]
         self._was_read = np.ones(len(self._chosen), np.bool_)
-
-
-def read_profile(path: Path) -> PageIds:
-    """Return the pages of a profile, the most wanted first. Raises: PolicyError."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as exc:
-        raise PolicyError(f"profile {path}: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise PolicyError(f"profile {path}: is no text") from exc
-    pages: dict[int, None] = {}
-    for number, line in enumerate(lines, start=1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        try:
-            ino, pgoff = (int(word) for word in words)
-        except ValueError:
-            ino = pgoff = -1
-        if not (0 <= ino < 1 << (63 - PGOFF_BITS) and 0 <= pgoff < 1 << PGOFF_BITS):
-            raise PolicyError(
-                f"profile {path}: line {number}: {line!r} is no page: "
-                "give the number of a file and an offset in pages, 12 0"
-            )
-        pages[page_id(ino, pgoff)] = None
-    return np.fromiter(pages, np.int64, len(pages))

@@ -52,6 +52,7 @@ GOOD = {
     "epoch=3600000": {"epoch_ms": 3_600_000},
     "budget=1": {"budget_pages": 1},
     "rate=100M": {"rate_bytes_per_s": 100 << 20},
+    "prefetch=hot.txt": {"prefetch": "hot.txt"},
     "budget=16777216": {"budget_pages": 1 << 24},
     "arch=generic": {},
     "arch=x86": {"arch": "x86"},

@@ -9,8 +9,8 @@ import pytest
 
 from xipfs.errors import FormatError
 from xipfs.lab import trace as lab_trace
-from xipfs.lab.trace import SCHEMA, TraceWriter, open_trace, trace_facts
-from xipfs.policy.contract import AccessKind, Tier
+from xipfs.lab.trace import SCHEMA, TraceWriter, count_pages, open_trace, trace_facts
+from xipfs.policy.contract import AccessKind, Tier, page_id
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "TRACE.md"
 
@@ -48,12 +48,32 @@ def test_what_is_written_is_read_again(tmp_path, monkeypatch):
     assert table["tier"].to_pylist()[:4] == ["ram", "ram", "nvram", "nvram"]
 
 
+def test_pages_are_counted(tmp_path):
+    path = tmp_path / "trace.parquet"
+    numbers = np.array([0, 0, 0])
+    with TraceWriter(path, {}) as writer:
+        writer.append(
+            time_ns=numbers,
+            client=numbers.astype(np.int32),
+            file=np.array([7, 7, 2]),
+            page=np.array([3, 4, 0]),
+            nr_pages=np.array([2, 1, 3]),
+            kind=numbers.astype(np.uint8),
+            tier=numbers.astype(np.uint8),
+        )
+    with open_trace(path) as trace:
+        pages, counts = count_pages(trace)
+    assert pages.tolist() == [page_id(2, i) for i in range(3)] + [page_id(7, 3), page_id(7, 4)]
+    assert counts.tolist() == [1, 1, 1, 1, 2]
+
+
 def test_an_empty_trace(tmp_path):
     with TraceWriter(tmp_path / "trace.parquet", {}) as writer:
         pass
     assert writer.nr_rows == 0
     with open_trace(tmp_path / "trace.parquet") as trace:
         assert trace.metadata.num_rows == 0
+        assert len(count_pages(trace)[0]) == 0
 
 
 def test_other_files_are_refused(tmp_path):
