@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.kit.image_reader import read_image
+from xipfs.cli.imagepath import open_image
 from xipfs.cli.main import main
+from xipfs.fs.extent import iter_extents
+from xipfs.fs.namei import path_lookup
 
 EPOCH = "1700000000"
 
@@ -150,3 +153,26 @@ def test_on_a_terminal_it_shows_how_far_it_is(tmp_path, tree):
     assert done.returncode == 0
     assert b" files, " in shown
     assert done.stdout.startswith(os.fsencode(tmp_path))
+
+
+def test_hot_pages_are_laid_together(run, fail, tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "a").write_bytes(b"a" * 40000)
+    run("--from", tree, tmp_path / "plain.img")
+    with open_image(tmp_path / "plain.img") as sb:
+        ino = path_lookup(sb, b"/a").ino
+    profile = tmp_path / "hot.txt"
+    profile.write_text(f"{ino} 9\n{ino} 3\n")
+    run("--from", tree, "--profile", profile, tmp_path / "hot.img")
+    with open_image(tmp_path / "hot.img") as sb:
+        extents = list(iter_extents(sb.nvram, sb.seed, path_lookup(sb, b"/a").disk))
+    assert [(pgoff, nr_pages) for pgoff, _, nr_pages, _ in extents] == [
+        (0, 3),
+        (3, 1),
+        (4, 5),
+        (9, 1),
+    ]
+    assert extents[3][1] == extents[1][1] + 1
+    said = fail("--from", tree, "--profile", tmp_path / "no.txt", tmp_path / "x.img")
+    assert "no.txt: No such file or directory" in said

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -21,6 +23,8 @@ from xipfs.fs.mkfs import MkfsProgress, MkfsStatistics
 from xipfs.fs.mkfs import mkfs as make_image
 from xipfs.fs.source import Entry, walk_tree
 from xipfs.fs.tarsource import read_tar
+from xipfs.policy.contract import page_id_parts
+from xipfs.policy.profile import read_profile
 from xipfs.units import format_size, parse_size
 
 __all__ = ["mkfs"]
@@ -43,6 +47,10 @@ def mkfs(
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Replace an image that exists.")
     ] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="Lay the pages of this profile together: xipfs trace profile makes one."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All figures, for programs.")] = False,
 ) -> None:
     """Make an image: of a directory tree, of a tar archive, or empty."""
@@ -57,12 +65,18 @@ def mkfs(
             reproducible=reproducible,
             force=force,
             progress=progress,
+            hot=None if profile is None else _read_hot_pages(profile),
         )
     if as_json:
         facts = {"image": os.fspath(image), "label": label, **dataclasses.asdict(statistics)}
         print(json.dumps(facts, indent=1))
     else:
         print(_summary(image, statistics))
+
+
+def _read_hot_pages(profile: Path) -> dict[int, NDArray[np.int64]]:
+    inos, pgoffs = page_id_parts(np.sort(read_profile(profile)))
+    return {int(ino): pgoffs[inos == ino] for ino in np.unique(inos)}
 
 
 def _read_clock() -> tuple[int, bool]:

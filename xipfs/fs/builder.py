@@ -15,11 +15,12 @@ takes its place, but a directory is never replaced with what is in it.
 
 import hashlib
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from xipfs.errors import SourceError, bug_on
+from xipfs.fs.hotarea import HotArea
 from xipfs.fs.inodetable import BLANK_INODE, GENERATION_FIRST, InodeTable
 from xipfs.fs.pack import pack_directory, pack_extents, seal_records
 from xipfs.fs.pagewriter import PageWriter
@@ -35,6 +36,7 @@ from xipfs.ondisk.inode import (
     DiskInode,
     InodeFlags,
 )
+from xipfs.ondisk.record import Buffer
 from xipfs.ondisk.xattr import (
     NR_XATTR_PAGES_MAX,
     XATTR_RUN,
@@ -77,13 +79,15 @@ class _Directory:
 
 
 class ImageBuilder:
-    """The tree so far. now_ns: time of birth and of change of every inode.
+    """The tree so far. now_ns: time of birth and of change of every inode. hot_area: where the
+    hot pages of files go, if any are.
 
     free_runs: (block, nr_pages) of contents that lost their last name. data_bytes: of all regular
     files, without holes. has_acls: some inode has a POSIX ACL.
     """
 
-    def __init__(self, writer: PageWriter, now_ns: int) -> None:
+    def __init__(self, writer: PageWriter, now_ns: int, hot_area: HotArea | None = None) -> None:
+        self._hot_area = hot_area
         self.inodes = InodeTable()
         self.free_runs: list[tuple[Block, int]] = []
         self.free_ino_head = _NO_INO
@@ -204,7 +208,7 @@ class ImageBuilder:
         size_bytes, flags, payload = entry.size_bytes, 0, b""
         extents: list[Extent] = []
         if stat.S_ISREG(entry.mode):
-            extents = self._store(entry.pieces)
+            extents = self._store(ino, entry.pieces)
         elif stat.S_ISLNK(entry.mode):
             size_bytes = len(entry.target)
             if size_bytes <= PAYLOAD_SIZE_BYTES:
@@ -255,13 +259,17 @@ class ImageBuilder:
         if entry.xattrs:
             self._xattrs[ino] = entry.xattrs
 
-    def _store(self, pieces: Iterable[Piece]) -> list[Extent]:
+    def _store(self, ino: Ino, pieces: Iterable[Piece]) -> list[Extent]:
         """Write the contents of a file; return its extents."""
         extents: list[Extent] = []
         pgoff_end = block_end = 0
-        for pgoff, data in pieces:
+        for pgoff, data, home in self._place(ino, pieces):
             bug_on(pgoff < pgoff_end, "pieces out of order", pgoff=pgoff, pgoff_end=pgoff_end)
-            block = self._writer.append(data)
+            if home is None:
+                block = self._writer.append(data)
+            else:
+                block = home
+                self._writer.write_at(block, data)
             nr_pages = (len(data) + PAGE_MASK) >> PAGE_SHIFT
             extent: Extent = (pgoff, block, nr_pages, 0)
             if extents and pgoff == pgoff_end and block == block_end:
@@ -273,6 +281,16 @@ class ImageBuilder:
             pgoff_end, block_end = pgoff + nr_pages, block + nr_pages
             self.data_bytes += len(data)
         return extents
+
+    def _place(
+        self, ino: Ino, pieces: Iterable[Piece]
+    ) -> Iterator[tuple[int, Buffer, Block | None]]:
+        """Yield pieces of a file, and where each has to go, None for the next place."""
+        for pgoff, data in pieces:
+            if self._hot_area is None:
+                yield pgoff, data, None
+            else:
+                yield from self._hot_area.split(ino, pgoff, data)
 
     def digest(self) -> bytes:
         """Return a digest of all metadata: same entries, same digest. Contents do not count."""

@@ -23,9 +23,12 @@ import hashlib
 import os
 import stat
 import uuid as uuid_module
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from xipfs.errors import (
     DeviceError,
@@ -35,6 +38,7 @@ from xipfs.errors import (
     XipfsError,
 )
 from xipfs.fs.builder import ImageBuilder
+from xipfs.fs.hotarea import HotArea
 from xipfs.fs.newimage import NewImage
 from xipfs.fs.pack import pack_groups
 from xipfs.fs.pagewriter import PageWriter
@@ -106,12 +110,14 @@ def mkfs(
     reproducible: bool = False,
     force: bool = False,
     progress: Callable[[MkfsProgress], None] | None = None,
+    hot: Mapping[int, NDArray[np.int64]] | None = None,
 ) -> MkfsStatistics:
     """Make the file *image* from what *source* yields; an empty filesystem if there is none.
 
     size_bytes: of the image, in whole pages; None for that of the contents and some room.
     reproducible: make the uuid from the metadata, so that the same entries, the same now_ns and
     options make the same bytes; else by chance. force: replace an image that exists.
+    hot: inode -> its hot pages, int64, sorted, none twice: they are laid together.
     Raises: SourceError; NoSpaceError when image or disk are too small; ImageBusyError,
             InvalidArgumentError, IsDirError, NoEntryError, NotPermittedError for a bad *image*;
             DeviceError. After any of them all files are as before.
@@ -134,6 +140,7 @@ def mkfs(
                 now_ns=now_ns,
                 reproducible=reproducible,
                 progress=progress,
+                hot=hot or {},
             )
             new.commit()
             return statistics
@@ -152,10 +159,12 @@ def _write_image(
     now_ns: int,
     reproducible: bool,
     progress: Callable[[MkfsProgress], None] | None,
+    hot: Mapping[int, NDArray[np.int64]],
 ) -> MkfsStatistics:
     writer = PageWriter(fd)
-    writer.seek(Block(STATE_BLOCK + 1))
-    builder = ImageBuilder(writer, now_ns)
+    hot_area = HotArea(Block(STATE_BLOCK + 1), hot)
+    writer.seek(hot_area.end)
+    builder = ImageBuilder(writer, now_ns, hot_area if hot else None)
     inodes = builder.inodes
 
     def after_write() -> None:
@@ -176,7 +185,8 @@ def _write_image(
     inode_file = builder.write_metadata(seed, hash_key)
     layout = _lay_out(writer.next_block, nr_pages)
     _write_journal(writer, seed, layout)
-    nr_free_pages = _write_groups(writer, seed, layout, builder.free_runs)
+    free_runs = [*builder.free_runs, *hot_area.free_runs()]
+    nr_free_pages = _write_groups(writer, seed, layout, free_runs)
     superblock = DiskSuperblock(
         version=FORMAT_VERSION,
         checksum_type=CHECKSUM_CRC32,

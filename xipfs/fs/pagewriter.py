@@ -51,6 +51,15 @@ class PageWriter:
             self.flush()
         return block
 
+    def write_at(self, block: Block, data: Buffer) -> None:
+        """Put *data* on the pages from *block* on, which were passed by `seek`. Raises: OSError."""
+        waiting = [data]
+        offset = block << PAGE_SHIFT
+        while waiting:
+            written = os.pwritev(self._fd, waiting, offset)
+            offset += written
+            waiting = _behind(waiting, written)
+
     def seek(self, block: Block) -> None:
         """Go on at page *block*. Raises: OSError."""
         self.flush()
