@@ -1,7 +1,8 @@
-"""A VM_MIXEDMAP area of the kernel that runs this test: the ring of a packet socket.
+"""VM_MIXEDMAP areas of the kernel that runs this test: rings of a packet socket and of io_uring.
 
-packet_mmap maps the ring's pages by vm_insert_page while it holds mmap_lock for writing, which is
-what makes the area a mixed map. The same on the model must look the same.
+packet_mmap maps a ring's pages by vm_insert_page, io_uring (since 6.10; by remap_pfn_range before)
+by vm_insert_pages, while they hold mmap_lock for writing, which is what makes the areas mixed maps.
+The same on the model must look the same.
 """
 
 import ctypes
@@ -23,13 +24,15 @@ from xipfs.mm.machine import Machine
 from xipfs.mm.mixedmap import vm_insert_page
 from xipfs.mm.mmap import do_mmap, exit_mmap
 from xipfs.mm.proc import pagemap_entry, smaps, vm_flag_names
-from xipfs.mm.vma import VM_MIXEDMAP, VM_READ, VM_WRITE, Mm, Vma
+from xipfs.mm.vma import VM_DONTEXPAND, VM_MIXEDMAP, VM_READ, VM_WRITE, Mm, Vma
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SIZE, Pfn, Vaddr
 
 NR_PAGES = 8
 SOL_PACKET, PACKET_RX_RING = 263, 5
 SYS_FUTEX, FUTEX_WAKE = 202, 1
+SYS_IO_URING_SETUP, IORING_OFF_SQ_RING, IORING_OFF_SQES = 425, 0, 0x10000000
+SQE_SIZE_BYTES, CQE_SIZE_BYTES = 64, 16
 
 pytestmark = [
     pytest.mark.root,
@@ -41,25 +44,61 @@ class Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class KernelRing:
-    """The ring of a real packet socket, mapped, and what this kernel says of it."""
+def packet_ring() -> tuple[int, int, int]:
+    """Make a packet socket with a ring. Returns: (its file, where in it, nr_pages)."""
+    try:
+        packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    except OSError as exc:
+        pytest.skip(f"no packet sockets here: {exc.strerror}")
+    request = struct.pack("IIII", NR_PAGES * PAGE_SIZE, 1, PAGE_SIZE, NR_PAGES)
+    packets.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
+    return packets.detach(), 0, NR_PAGES
 
-    def __init__(self) -> None:
+
+def io_uring_ring() -> tuple[int, int, int]:
+    """Make an io_uring. Returns: (its file, where its SQ and CQ rings are, their nr_pages)."""
+    file, params = io_uring_setup()
+    cq_entries, cqes_offset = params[1], params[25]
+    array_offset, sq_entries = params[16], params[0]
+    end = max(cqes_offset + cq_entries * CQE_SIZE_BYTES, array_offset + sq_entries * 4)
+    return file, IORING_OFF_SQ_RING, -(-end // PAGE_SIZE)
+
+
+def io_uring_sqes() -> tuple[int, int, int]:
+    """The same for its submission queue's entries."""
+    return io_uring_setup()[0], IORING_OFF_SQES, NR_PAGES
+
+
+def io_uring_setup() -> tuple[int, tuple[int, ...]]:
+    """Make an io_uring with NR_PAGES of entries. Returns: (its file, struct io_uring_params)."""
+    release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    if release < (6, 10):
+        pytest.skip("io_uring's rings are VM_PFNMAP before Linux 6.10")
+    libc = ctypes.CDLL(None, use_errno=True)
+    params = ctypes.create_string_buffer(120)
+    file = libc.syscall(SYS_IO_URING_SETUP, NR_PAGES * PAGE_SIZE // SQE_SIZE_BYTES, params)
+    if file < 0:
+        error = ctypes.get_errno()
+        assert error in (errno.ENOSYS, errno.EPERM), os.strerror(error)
+        pytest.skip(f"no io_uring here: {os.strerror(error)}")
+    return file, struct.unpack("30I", params.raw)
+
+
+class KernelRing:
+    """Pages of a real ring, mapped, and what this kernel says of them."""
+
+    def __init__(self, file: int, offset: int, nr_pages: int) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
-        try:
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        except OSError as exc:
-            pytest.skip(f"no packet sockets here: {exc.strerror}")
-        request = struct.pack("IIII", NR_PAGES * PAGE_SIZE, 1, PAGE_SIZE, NR_PAGES)
-        self._socket.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
-        self._map = mmap.mmap(self._socket.fileno(), NR_PAGES * PAGE_SIZE)
+        self._file = file
+        self.nr_pages = nr_pages
+        self._map = mmap.mmap(file, nr_pages * PAGE_SIZE, offset=offset)
         self._view = ctypes.c_char.from_buffer(self._map)
         self.address = ctypes.addressof(self._view)
 
     def close(self) -> None:
         del self._view
         self._map.close()
-        self._socket.close()
+        os.close(self._file)
 
     def write(self) -> None:
         self._map[0] = self._map[0]
@@ -75,7 +114,7 @@ class KernelRing:
     def pagemap(self) -> list[tuple[bool, bool, bool]]:
         with open("/proc/self/pagemap", "rb") as file:
             file.seek(self.address // PAGE_SIZE * 8)
-            entries = struct.unpack(f"{NR_PAGES}Q", file.read(NR_PAGES * 8))
+            entries = struct.unpack(f"{self.nr_pages}Q", file.read(self.nr_pages * 8))
         return [tuple(bool(entry >> bit & 1) for bit in (63, 61, 56)) for entry in entries]
 
     def users(self) -> dict[str, int]:
@@ -113,23 +152,29 @@ class KernelRing:
 
 
 class ModelRing:
-    """The same on the model: a file whose mmap inserts its pages."""
+    """The same on the model: a file whose mmap inserts its pages.
+
+    vm_flags: what its mmap adds, besides.
+    """
 
     may_write = True
 
-    def __init__(self) -> None:
+    def __init__(self, nr_pages: int, vm_flags: int) -> None:
+        self.nr_pages = nr_pages
+        self.vm_flags = vm_flags
         self._nvram = NvramDevice.scratch(PAGE_SIZE)
         arch = get_arch("x86", "6.18")
-        self.machine = Machine(self._nvram, nr_tier_frames=NR_PAGES, arch=arch)
+        self.machine = Machine(self._nvram, nr_tier_frames=nr_pages, arch=arch)
         self.f_mapping = AddressSpace(1, None, i_size_bytes=0, read_only=False)  # type: ignore[arg-type]
         self.mm = Mm(self.machine)
         prot = VM_READ | VM_WRITE
-        address = do_mmap(self.mm, self, nr_pages=NR_PAGES, prot=prot, shared=True)
+        address = do_mmap(self.mm, self, nr_pages=nr_pages, prot=prot, shared=True)
         assert address > 0
         self.address = Vaddr(address)
 
     def mmap(self, vma: Vma) -> int:
-        for i in range(NR_PAGES):
+        vma.vm_flags |= self.vm_flags
+        for i in range(self.nr_pages):
             page = self.machine.mem_map.alloc_page()
             assert page is not None
             self.machine.physmem.frame(Pfn(page))[:] = bytes(PAGE_SIZE)
@@ -165,7 +210,7 @@ class ModelRing:
         return {name: int(size_bytes) // 1024 for name, size_bytes in figures}
 
     def pagemap(self) -> list[tuple[bool, bool, bool]]:
-        addresses = (Vaddr(self.address + i * PAGE_SIZE) for i in range(NR_PAGES))
+        addresses = (Vaddr(self.address + i * PAGE_SIZE) for i in range(self.nr_pages))
         return [pagemap_entry(self.mm, address)[:3] for address in addresses]
 
     def users(self) -> dict[str, int]:
@@ -186,16 +231,20 @@ class ModelRing:
         return vma
 
 
-@pytest.fixture
-def kernel() -> Iterator[KernelRing]:
-    ring = KernelRing()
+RINGS = {packet_ring: 0, io_uring_ring: VM_DONTEXPAND, io_uring_sqes: VM_DONTEXPAND}
+"""How to make a ring -> what its mmap adds to vm_flags, besides VM_MIXEDMAP."""
+
+
+@pytest.fixture(params=RINGS, ids=lambda make: make.__name__)
+def kernel(request: pytest.FixtureRequest) -> Iterator[KernelRing]:
+    ring = KernelRing(*request.param())
     yield ring
     ring.close()
 
 
 @pytest.fixture
-def model() -> Iterator[ModelRing]:
-    ring = ModelRing()
+def model(kernel: KernelRing, request: pytest.FixtureRequest) -> Iterator[ModelRing]:
+    ring = ModelRing(kernel.nr_pages, RINGS[request.node.callspec.params["kernel"]])
     yield ring
     ring.close()
 
@@ -205,7 +254,7 @@ def test_area_looks_the_same(kernel: KernelRing, model: ModelRing):
     # A socket's file may not be executed, and kernels mark soft-dirty areas or do not.
     assert model.flags() - {"me"} == kernel.flags() - {"me", "sd"}
     assert model.sizes_kib() == kernel.sizes_kib()
-    assert model.pagemap() == kernel.pagemap() == [(True, True, True)] * NR_PAGES
+    assert model.pagemap() == kernel.pagemap() == [(True, True, True)] * kernel.nr_pages
 
 
 def test_a_written_page_is_dirty(kernel: KernelRing, model: ModelRing):

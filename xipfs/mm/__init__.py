@@ -12,6 +12,7 @@
     vma            Vma and Mm: mapped ranges of one address space
     mixedmap       vm_insert_mixed and its kin, vm_normal_page
     remap          remap_pfn_range: VM_PFNMAP
+    tlb            mmu_gather: what CPUs may still reach is freed after they were told
     rmap           unmap_mapping_range: a page without struct page has no rmap but its offset
     filemap_xip    xip_file_fault, xip_file_read, xip_file_write
     fault          handle_mm_fault: mapping, private copies, mkwrite

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from xipfs.errors import DeviceError, bug_on
 from xipfs.mm.fault import handle_mm_fault, handle_mm_fault_range
+from xipfs.mm.lock import remember_translation, remembered_translation
 from xipfs.mm.pgtable import (
     PMD_SHIFT,
     PTE_PRESENT,
@@ -175,17 +176,22 @@ def _pte_for_kernel(mm: Mm, address: Vaddr, any_of: int) -> int | None:
 
 
 def _translate(mm: Mm, address: Vaddr, *, write: bool) -> Pfn | Signal:
-    """Walk the page table as a CPU does, and take the faults that it raises.
+    """Translate as a CPU does, by its TLB or the page table, and take the faults that it raises.
 
     Source: arch/x86/mm/fault.c do_user_addr_fault.
     """
     needed = PTE_PRESENT | PTE_RW if write else PTE_PRESENT
     index = pte_index(address)
     while True:
+        pfn = remembered_translation(mm, address, write=write)
+        if pfn is not None:
+            return pfn
         leaf = mm.page_table.leaves.get(address >> PMD_SHIFT)
         if leaf is not None and leaf.words[index] & needed == needed:
             if write:
                 leaf.dirty_bytes[index] = 1
+            dirty = bool(leaf.dirty_bytes[index])
+            remember_translation(mm, address, leaf.words[index], dirty=dirty)
             return _access_pte(mm, leaf, index)
         with mm.mmap_lock.read():
             vma = mm.find_vma(address)

@@ -69,6 +69,7 @@ class AddressSpace:
 
     id: names the file in page ids (`policy.page_id`): its inode number.
     i_pages: pgoff -> RAM frame, for the pages that are promoted, or in a page cache.
+    i_mmap_rwsem: who unmaps by offset reads it; who takes an area away, or splits one, writes.
     i_rwsem: who writes through kernel addresses, moves pages or changes the size holds it.
     invalidate_seq: odd while pages change their place; a fault looks at it before it maps one.
     fsync: what msync(MS_SYNC) calls; None where there is nothing to write back.
@@ -79,6 +80,7 @@ class AddressSpace:
         "a_ops",
         "fsync",
         "i_mmap",
+        "i_mmap_rwsem",
         "i_pages",
         "i_rwsem",
         "i_size_bytes",
@@ -104,6 +106,7 @@ class AddressSpace:
         self.is_device = is_device
         self.i_pages: dict[int, Pfn] = {}
         self.i_mmap: list[Vma] = []
+        self.i_mmap_rwsem = RwLock("i_mmap_rwsem")
         self.i_rwsem = RwLock("i_rwsem")
         self.invalidate_seq = 0
         self.fsync: Callable[[], int] | None = None

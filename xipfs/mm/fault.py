@@ -30,6 +30,7 @@ from xipfs.mm.pgtable import (
     pte_index,
     pte_pfn,
 )
+from xipfs.mm.tlb import flush_tlb_page, wait_for_interrupts
 from xipfs.mm.vm_fault import (
     FAULT_FLAG_MKWRITE,
     FAULT_FLAG_UNSHARE,
@@ -310,6 +311,7 @@ def _wp_page_copy(vmf: VmFault, old: Pfn | None) -> FaultResult:
     atomic_step("wp_page_copy: copy")
     copied = _cow_user_page(vmf, new, old)
     atomic_step("wp_page_copy: install")
+    wait_for_interrupts(mm)
     if not copied or not _pte_same(vmf):
         # Another fault, or a migration, was here meanwhile: theirs counts, try again.
         mem_map.put_page(new)
@@ -319,7 +321,9 @@ def _wp_page_copy(vmf: VmFault, old: Pfn | None) -> FaultResult:
     leaf, index = _leaf(vmf)
     is_write = not vmf.flags & FAULT_FLAG_UNSHARE
     prot = maybe_mkwrite(vma.vm_page_prot, vma) if is_write else vma.vm_page_prot
+    # ptep_clear_flush: no other thread may go on reading the old page.
     leaf.clear_pte(index)
+    flush_tlb_page(mm, vmf.address)
     mem_map.page_add_new_anon_rmap(new)
     leaf.set_pte(index, mk_pte(new, prot), dirty=is_write)
     leaf.accessed_bytes[index] = 1

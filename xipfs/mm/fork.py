@@ -19,11 +19,13 @@ import errno
 import numpy as np
 
 from xipfs.errors import bug_on
+from xipfs.mm.lock import atomic_step
 from xipfs.mm.mem_map import PAGE_ANON, PAGE_ANON_EXCLUSIVE
 from xipfs.mm.mixedmap import maybe_mkwrite, vm_normal_page
 from xipfs.mm.mmap import exit_mmap
 from xipfs.mm.pgtable import PMD_SHIFT, PTE_NONE, PTE_RW, Leaf, mk_pte, pte_index
 from xipfs.mm.remap import track_pfn_copy
+from xipfs.mm.tlb import flush_tlb_mm
 from xipfs.mm.vma import (
     VM_DONTCOPY,
     VM_INSERTPAGE,
@@ -44,19 +46,24 @@ def dup_mm(parent: Mm) -> Mm | int:
     """Return a copy of *parent* for a forked process, or -ENOMEM, with nothing changed in vain."""
     child = Mm(parent.machine)
     child.page_table.nr_leaves_max = parent.page_table.nr_leaves_max
+    error = 0
     with parent.mmap_lock.write():
         for vma in list(parent.vmas.values()):
             if vma.vm_flags & VM_DONTCOPY:
                 continue
             copy = vma.copy(child, vma.vm_start, vma.vm_end, vma.vm_pgoff)
             child.adopt_vma(copy)
-            error = 0
             if not vma.vm_flags & VM_WIPEONFORK and _vma_needs_copy(vma):
                 error = _copy_page_range(copy, vma)
             copy.vm_ops.open(copy)
             if error:
-                exit_mmap(child)
-                return -errno.ENOMEM
+                break
+        # The parent's threads must not write through what was writable.
+        atomic_step("dup_mmap: flush")
+        flush_tlb_mm(parent)
+        if error:
+            exit_mmap(child)
+            return -errno.ENOMEM
     return child
 
 

@@ -30,6 +30,7 @@ from xipfs.mm.pgtable import (
     PTE_PRESENT,
     PTE_RW,
     PTE_SPECIAL,
+    Leaf,
     pte_index,
     pte_pfn,
 )
@@ -102,7 +103,11 @@ def get_user_pages_fast(mm: Mm, start: Vaddr, nr_pages: int, flags: int, pages: 
     """
     nr_fast = 0
     if mm.machine.arch.fast_gup is not None:
-        nr_fast = _gup_fast(mm, start, nr_pages, flags, pages)
+        mm.nr_lockless_walks += 1  # local_irq_disable
+        try:
+            nr_fast = _gup_fast(mm, start, nr_pages, flags, pages)
+        finally:
+            mm.nr_lockless_walks -= 1
     if nr_fast == nr_pages or flags & FOLL_FAST_ONLY:
         return nr_fast
     rest = Vaddr(start + (nr_fast << PAGE_SHIFT))
@@ -276,28 +281,35 @@ def _grab_page(mm: Mm, page: Pfn, flags: int) -> None:
 def _gup_fast(mm: Mm, start: Vaddr, nr_pages: int, flags: int, pages: list[Pfn]) -> int:
     """Walk ptes without locks, up to the first that does not let us. Returns: pages got.
 
+    Until it is done, no leaf that it may have found is freed (`tlb.MmuGather`).
     Source: gup_pte_range of arch/x86/mm/gup.c (2008) and arch/powerpc/mm/gup.c; mm/gup.c, 6.18.
     """
     needed = PTE_PRESENT | (PTE_RW if flags & FOLL_WRITE else 0)
     for i in range(nr_pages):
         address = Vaddr(start + (i << PAGE_SHIFT))
+        atomic_step("gup_fast: read pmd")
+        leaf = mm.page_table.leaves.get(address >> PMD_SHIFT)
+        if leaf is None:
+            return i
         atomic_step("gup_fast: read pte")
-        pte = mm.page_table.find_pte(address)
+        pte = leaf.words[pte_index(address)]
         if pte & (needed | PTE_SPECIAL) != needed:
             return i
         page = pte_pfn(pte)
-        if not _try_grab_page_fast(mm, page, address, pte, flags):
+        if not _try_grab_page_fast(mm, page, leaf, address, pte, flags):
             return i
-        leaf = mm.page_table.leaves[address >> PMD_SHIFT]
         leaf.accessed_bytes[pte_index(address)] = 1
         pages.append(page)
     return nr_pages
 
 
-def _try_grab_page_fast(mm: Mm, page: Pfn, address: Vaddr, pte: int, flags: int) -> bool:
+def _try_grab_page_fast(
+    mm: Mm, page: Pfn, leaf: Leaf, address: Vaddr, pte: int, flags: int
+) -> bool:
     mem_map = mm.machine.mem_map
     if mm.machine.arch.fast_gup is FastGup.IRQS_OFF:
-        # Nothing is freed while this cpu takes no interrupts: no step may come before this one.
+        # The page may have lost its pte by now, but not been freed: that waits for our interrupts.
+        atomic_step("gup_fast: get page")
         mem_map.get_page(page)
         return True
     atomic_step("gup_fast: get unless zero")
@@ -310,7 +322,8 @@ def _try_grab_page_fast(mm: Mm, page: Pfn, address: Vaddr, pte: int, flags: int)
         and not pte & PTE_RW
         and anon & (PAGE_ANON | PAGE_ANON_EXCLUSIVE) == PAGE_ANON
     )
-    if mm.page_table.find_pte(address) != pte or unshare:
+    is_same = mm.page_table.leaves.get(address >> PMD_SHIFT) is leaf
+    if not is_same or leaf.words[pte_index(address)] != pte or unshare:
         mem_map.put_page(page)
         return False
     if flags & FOLL_PIN and not mm.machine.arch.is_2008:

@@ -241,12 +241,17 @@ class MemMap:
         self._mapcount[pfn] -= 1
 
     def remove_rmaps(self, pfns: NDArray[np.int64]) -> None:
-        """Do `page_remove_rmap` and `put_page` for each of *pfns*: int64, shape (nr_pages,)."""
+        """Do `page_remove_rmap` for each of *pfns*: int64, shape (nr_pages,)."""
         np.subtract.at(self.mapcount, pfns, 1)
+        negative = self.mapcount[pfns] < 0
+        bug_on(bool(negative.any()), "unmapping frames that nobody maps", pfns=pfns)
+
+    def put_pages(self, pfns: NDArray[np.int64]) -> None:
+        """Do `put_page` for each of *pfns*: int64, shape (nr_pages,)."""
         np.subtract.at(self.refcount, pfns, 1)
-        mapcounts, refcounts = self.mapcount[pfns], self.refcount[pfns]
-        bug_on(bool((mapcounts < 0).any()), "unmapping frames that nobody maps", pfns=pfns)
-        bug_on(bool((refcounts < mapcounts).any()), "put_page below mapcount", pfns=pfns)
+        refcounts = self.refcount[pfns]
+        below = refcounts < self.mapcount[pfns]
+        bug_on(bool(below.any()), "put_page below mapcount", pfns=pfns)
         for pfn in dict.fromkeys(pfns[refcounts == 0].tolist()):
             self._free_page(Pfn(pfn))
 

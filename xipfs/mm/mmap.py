@@ -1,9 +1,10 @@
 """Areas come, split and go: mmap, munmap, and what becomes of a whole mm.
 
 Source: mm/mmap.c and mm/util.c, 6.1; for the order in which an area goes, tlb_free_vmas of
-include/asm-generic/tlb.h, 6.18. Differs from Linux: there is no TLB, a translation is a pte.
+include/asm-generic/tlb.h, 6.18. Differs from Linux: areas go one by one.
 """
 
+import contextlib
 import errno
 from typing import Protocol
 
@@ -11,7 +12,8 @@ from xipfs.errors import OutOfFramesError
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.gup import mm_populate
 from xipfs.mm.lock import atomic_step
-from xipfs.mm.rmap import free_pgtables, zap_page_range
+from xipfs.mm.rmap import free_pgtables, unmap_page_range
+from xipfs.mm.tlb import MmuGather
 from xipfs.mm.vm_fault import VmOperations
 from xipfs.mm.vma import (
     VM_ACCOUNT,
@@ -20,6 +22,8 @@ from xipfs.mm.vma import (
     VM_MAYREAD,
     VM_MAYSHARE,
     VM_MAYWRITE,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
     VM_SHARED,
     VM_SPECIAL,
     VM_WRITE,
@@ -138,13 +142,17 @@ def unmap_range(mm: Mm, start: Vaddr, end: Vaddr) -> None:
 
 
 def munmap(vma: Vma) -> None:
-    """Take *vma* away: its ptes, what was known of their use, leaves without use, and itself."""
-    atomic_step("munmap: zap")
-    zap_page_range(vma, vma.vm_start, vma.vm_end)
-    free_pgtables(vma)
-    # Only now: who unmaps by offset and finds no area believes that nobody reaches the page.
-    atomic_step("munmap: unlink")
-    vma.vm_mm.remove_vma(vma)
+    """Take *vma* away: its ptes, itself, what was known of their use, and leaves without use."""
+    with MmuGather(vma.vm_mm) as tlb:
+        atomic_step("munmap: zap")
+        unmap_page_range(tlb, vma, vma.vm_start, vma.vm_end)
+        if vma.vm_flags & (VM_PFNMAP | VM_MIXEDMAP):
+            # Who unmaps by offset and finds no area believes that nobody reaches the page, and no
+            # reference would tell otherwise.
+            tlb.flush_tlbonly()
+        atomic_step("munmap: unlink")
+        vma.vm_mm.remove_vma(vma)
+        free_pgtables(tlb, vma)
     vma.vm_ops.close(vma)
 
 
@@ -166,7 +174,9 @@ def clip_vma(vma: Vma, start: Vaddr, end: Vaddr) -> Vma:
 def split_vma(vma: Vma, address: Vaddr) -> Vma:
     """Split *vma* in two at *address*. Returns: the upper one. Source: __split_vma."""
     upper = vma.copy(vma.vm_mm, address, vma.vm_end, vma.pgoff(address))
-    vma.vm_end = address
-    vma.vm_mm.insert_vma(upper)
+    file = vma.vm_file
+    with contextlib.nullcontext() if file is None else file.i_mmap_rwsem.write():
+        vma.vm_end = address
+        vma.vm_mm.insert_vma(upper)
     upper.vm_ops.open(upper)
     return upper

@@ -15,6 +15,7 @@ from xipfs.mm.mem_map import PAGE_ANON, PAGE_ANON_EXCLUSIVE
 from xipfs.mm.mixedmap import vm_normal_page
 from xipfs.mm.mmap import clip_vma
 from xipfs.mm.pgtable import PMD_SHIFT, PTE_RW, Leaf, pte_modify
+from xipfs.mm.tlb import MmuGather
 from xipfs.mm.vma import (
     VM_ACCESS_FLAGS,
     VM_ACCOUNT,
@@ -64,7 +65,9 @@ def _mprotect_fixup(vma: Vma, start: Vaddr, end: Vaddr, prot: int) -> int:
     vma = clip_vma(vma, start, end)
     vma.vm_flags = new_flags
     vma.set_page_prot()
-    _change_protection(vma)
+    with MmuGather(vma.vm_mm) as tlb:
+        _change_protection(vma)
+        tlb.cleared(vma.vm_start, vma.vm_end)
     return 0
 
 

@@ -8,6 +8,7 @@ import errno
 from xipfs.errors import OutOfFramesError
 from xipfs.mm.mmap import unmap_range
 from xipfs.mm.pgtable import PMD_SHIFT, pte_index
+from xipfs.mm.tlb import flush_tlb_range, wait_for_interrupts
 from xipfs.mm.vma import (
     VM_DONTEXPAND,
     VM_LOCKED,
@@ -138,8 +139,12 @@ def _move_vma(
 
 
 def _move_page_tables(vma: Vma, start: Vaddr, end: Vaddr, new_start: Vaddr) -> None:
-    """Move the ptes of [start, end), none of which is at *new_start*. Source: move_ptes."""
+    """Move the ptes of [start, end), none of which is at *new_start*. Source: move_ptes.
+
+    CPUs forget the old place before anybody can find the ptes at the new one, and free the pages.
+    """
     page_table = vma.vm_mm.page_table
+    wait_for_interrupts(vma.vm_mm)
     for address in range(start, end, 1 << PAGE_SHIFT):
         source = page_table.leaves.get(address >> PMD_SHIFT)
         index = pte_index(Vaddr(address))
@@ -154,3 +159,4 @@ def _move_page_tables(vma: Vma, start: Vaddr, end: Vaddr, new_start: Vaddr) -> N
         target.accessed_bytes[new_index] = source.accessed_bytes[index]
         target.heat_bytes[new_index] = source.heat_bytes[index]
         source.accessed_bytes[index] = source.heat_bytes[index] = 0
+    flush_tlb_range(vma.vm_mm, start, end)

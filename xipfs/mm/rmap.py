@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xipfs.mm.address_space import AddressSpace
-from xipfs.mm.lock import atomic_step
+from xipfs.mm.lock import forget_translations
 from xipfs.mm.mem_map import PAGE_ANON, PG_DIRTY
 from xipfs.mm.mixedmap import vm_normal_page, vm_normal_pages
 from xipfs.mm.pgtable import PMD_SHIFT, PTE_NONE, PTE_RW, PTRS_PER_PTE, Leaf, pte_index, pte_pfn
+from xipfs.mm.tlb import MmuGather
 from xipfs.mm.vma import Vma
 from xipfs.units import PAGE_SHIFT, Pfn, Pgoff, Vaddr
 
@@ -24,6 +25,7 @@ __all__ = [
     "unmap_frame",
     "unmap_mapping_pages",
     "unmap_mapping_range",
+    "unmap_page_range",
     "zap_page_range",
 ]
 
@@ -36,6 +38,8 @@ def unmap_mapping_range(
 ) -> int:
     """Take away the ptes of [pgoff, pgoff + nr_pages), in all vmas that map the file.
 
+    Afterwards no CPU reaches what they led to, not by an old translation either.
+
     Special ptes always go. Without even_cows private copies stay, and in 2.6.28 all pages whose
     struct page names another file, or none, as the sparse page.
 
@@ -43,11 +47,15 @@ def unmap_mapping_range(
     Source: mm/memory.c unmap_mapping_range, Linux 2.6.28 and 6.1. Differs from Linux: counts pages.
     """
     nr_zapped = 0
-    for vma in list(mapping.i_mmap):
-        start = max(vma.address(pgoff), vma.vm_start)
-        end = min(vma.address(Pgoff(pgoff + nr_pages)), vma.vm_end)
-        if start < end:
-            nr_zapped += zap_page_range(vma, Vaddr(start), Vaddr(end), even_cows=even_cows)
+    mapping.i_mmap_rwsem.down_read()
+    try:
+        for vma in mapping.i_mmap:
+            start = max(vma.address(pgoff), vma.vm_start)
+            end = min(vma.address(Pgoff(pgoff + nr_pages)), vma.vm_end)
+            if start < end:
+                nr_zapped += zap_page_range(vma, Vaddr(start), Vaddr(end), even_cows=even_cows)
+    finally:
+        mapping.i_mmap_rwsem.up_read()
     return nr_zapped
 
 
@@ -62,7 +70,12 @@ def unmap_mapping_pages(mapping: AddressSpace, pgoffs: list[int]) -> int:
         return 0
     if pgoffs[-1] - pgoffs[0] == nr_pages - 1:
         return unmap_mapping_range(mapping, Pgoff(pgoffs[0]), nr_pages, even_cows=False)
-    return sum(_zap_scattered(vma, pgoffs) for vma in list(mapping.i_mmap))
+    nr_zapped = 0
+    with mapping.i_mmap_rwsem.read():
+        for vma in mapping.i_mmap:
+            with MmuGather(vma.vm_mm) as tlb:
+                nr_zapped += _zap_scattered(tlb, vma, pgoffs)
+    return nr_zapped
 
 
 def page_mkclean(mapping: AddressSpace, pgoff: Pgoff, pfn: Pfn) -> bool:
@@ -82,6 +95,9 @@ def page_mkclean(mapping: AddressSpace, pgoff: Pgoff, pfn: Pfn) -> bool:
             dirty |= bool(leaf.dirty_bytes[index])
             leaf.words[index] = pte & ~PTE_RW
             leaf.dirty_bytes[index] = 0
+            # CPUs forget that they may write. A walk without locks that got the page to write to
+            # it says itself that it is dirty (put_user_page), and need not be waited for.
+            forget_translations(vma.vm_mm, address, Vaddr(address + (1 << PAGE_SHIFT)))
     return dirty
 
 
@@ -91,18 +107,30 @@ def unmap_frame(mapping: AddressSpace, pgoff: Pgoff, pfn: Pfn) -> int:
     Returns: how many ptes went. Source: the walk of mm/filemap_xip.c __xip_unmap, Linux 2.6.28.
     """
     nr_zapped = 0
-    for vma in list(mapping.i_mmap):
-        address = vma.address(pgoff)
-        if vma.vm_start <= address < vma.vm_end:
-            pte = vma.vm_mm.page_table.find_pte(address)
-            if pte != PTE_NONE and pte_pfn(pte) == pfn:
-                end = Vaddr(address + (1 << PAGE_SHIFT))
-                nr_zapped += zap_page_range(vma, address, end)
+    with mapping.i_mmap_rwsem.read():
+        for vma in mapping.i_mmap:
+            address = vma.address(pgoff)
+            if vma.vm_start <= address < vma.vm_end:
+                pte = vma.vm_mm.page_table.find_pte(address)
+                if pte != PTE_NONE and pte_pfn(pte) == pfn:
+                    end = Vaddr(address + (1 << PAGE_SHIFT))
+                    nr_zapped += zap_page_range(vma, address, end)
     return nr_zapped
 
 
 def zap_page_range(vma: Vma, start: Vaddr, end: Vaddr, *, even_cows: bool = True) -> int:
-    """Clear the ptes of [start, end), page-aligned, within *vma*.
+    """Clear the ptes of [start, end), page-aligned, within *vma*, and let CPUs forget them.
+
+    Returns: how many ptes went. Source: mm/memory.c zap_page_range_single.
+    """
+    with MmuGather(vma.vm_mm) as tlb:
+        return unmap_page_range(tlb, vma, start, end, even_cows=even_cows)
+
+
+def unmap_page_range(
+    tlb: MmuGather, vma: Vma, start: Vaddr, end: Vaddr, *, even_cows: bool = True
+) -> int:
+    """Clear the ptes of [start, end); what they led to goes when *tlb* is done.
 
     A normal page loses its rmap entry, its reference and its place in rss, and learns that it is
     dirty; a special one nothing.
@@ -115,26 +143,30 @@ def zap_page_range(vma: Vma, start: Vaddr, end: Vaddr, *, even_cows: bool = True
     for number, window in leaf_windows(vma, start, end):
         leaf = mm.page_table.leaves[number]
         if window.stop - window.start == 1:  # one page moves: no array needed
-            nr_zapped += _zap_pte(vma, leaf, number, window.start, even_cows)
+            nr_zapped += _zap_pte(tlb, vma, leaf, number, window.start, even_cows)
         else:
-            nr_zapped += _zap_ptes(vma, leaf, number, window, even_cows)
+            nr_zapped += _zap_ptes(tlb, vma, leaf, number, window, even_cows)
+    if nr_zapped:
+        tlb.cleared(start, end)
     mm.machine.vmstat.xip_zap += nr_zapped
     return nr_zapped
 
 
-def free_pgtables(vma: Vma) -> None:
-    """Forget what was known of the use of *vma*, whose ptes are gone, and leaves left without use.
+def free_pgtables(tlb: MmuGather, vma: Vma) -> None:
+    """Forget what was known of the use of *vma*, which is gone; free leaves that no area shares.
 
+    Only now, since who unmaps by offset holds nothing but i_mmap_rwsem, and finds leaves by areas.
     Source: mm/memory.c free_pgtables.
     """
-    leaves = vma.vm_mm.page_table.leaves
+    mm = vma.vm_mm
     for number, window in leaf_windows(vma, vma.vm_start, vma.vm_end):
-        leaf = leaves[number]
+        leaf = mm.page_table.leaves[number]
         leaf.accessed[window] = 0
         leaf.heat[window] = 0
-        # A neighbour's page that just moved has no pte, but its heat.
-        if leaf.nr_present == 0 and not leaf.accessed.any() and not leaf.heat.any():
-            del leaves[number]
+        start, end = Vaddr(number << PMD_SHIFT), Vaddr((number + 1) << PMD_SHIFT)
+        if not mm.is_mapped(start, end):
+            del mm.page_table.leaves[number]
+            tlb.pte_free(leaf, start, end)
 
 
 def leaf_windows(vma: Vma, start: Vaddr, end: Vaddr) -> list[tuple[int, slice]]:
@@ -157,7 +189,7 @@ def leaf_windows(vma: Vma, start: Vaddr, end: Vaddr) -> list[tuple[int, slice]]:
     ]
 
 
-def _zap_pte(vma: Vma, leaf: Leaf, number: int, index: int, even_cows: bool) -> int:
+def _zap_pte(tlb: MmuGather, vma: Vma, leaf: Leaf, number: int, index: int, even_cows: bool) -> int:
     pte = leaf.words[index]
     if pte == PTE_NONE:
         return 0
@@ -177,9 +209,7 @@ def _zap_pte(vma: Vma, leaf: Leaf, number: int, index: int, even_cows: bool) -> 
         if dirty:
             mem_map.set_page_dirty(page)
     mem_map.page_remove_rmap(page)
-    # The pte went before the reference: nobody may reach a frame that could be freed.
-    atomic_step("zap: put_page")
-    mem_map.put_page(page)
+    tlb.remove_page(page)
     return 1
 
 
@@ -199,7 +229,9 @@ def _should_zap_pages(vma: Vma, pages: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray(zap)
 
 
-def _zap_ptes(vma: Vma, leaf: Leaf, number: int, window: slice, even_cows: bool) -> int:
+def _zap_ptes(
+    tlb: MmuGather, vma: Vma, leaf: Leaf, number: int, window: slice, even_cows: bool
+) -> int:
     """Zap many ptes of one leaf: `_zap_pte` on each, in a few numpy expressions."""
     mm = vma.vm_mm
     machine = mm.machine
@@ -225,6 +257,7 @@ def _zap_ptes(vma: Vma, leaf: Leaf, number: int, window: slice, even_cows: bool)
         mem_map.flags[pages[dirty]] |= PG_DIRTY
         leaf.ptes[present] = PTE_NONE
         mem_map.remove_rmaps(pages)
+        tlb.remove_pages(pages)
     else:
         leaf.ptes[present] = PTE_NONE
     leaf.dirty[present] = 0
@@ -232,7 +265,7 @@ def _zap_ptes(vma: Vma, leaf: Leaf, number: int, window: slice, even_cows: bool)
     return len(present)
 
 
-def _zap_scattered(vma: Vma, pgoffs: list[int]) -> int:
+def _zap_scattered(tlb: MmuGather, vma: Vma, pgoffs: list[int]) -> int:
     """Zap ptes of many leaves without even_cows: found one by one, judged together."""
     mm = vma.vm_mm
     machine = mm.machine
@@ -246,8 +279,10 @@ def _zap_scattered(vma: Vma, pgoffs: list[int]) -> int:
             leaf = leaves.get(number)
             if leaf is not None and leaf.words[index] != PTE_NONE:
                 found.append((leaf, number, index))
+    if found:
+        tlb.cleared(vma.address(Pgoff(pgoffs[0])), vma.address(Pgoff(pgoffs[-1] + 1)))
     if len(found) < _NR_ZAP_TOGETHER:
-        nr_zapped = sum(_zap_pte(vma, *entry, even_cows=False) for entry in found)
+        nr_zapped = sum(_zap_pte(tlb, vma, *entry, even_cows=False) for entry in found)
         machine.vmstat.xip_zap += nr_zapped
         return nr_zapped
     ptes = np.array([leaf.words[index] for leaf, _, index in found], np.uint64)
@@ -267,5 +302,6 @@ def _zap_scattered(vma: Vma, pgoffs: list[int]) -> int:
     for leaf, _, index in found:
         leaf.clear_pte(index)
     machine.mem_map.remove_rmaps(pages)
+    tlb.remove_pages(pages)
     machine.vmstat.xip_zap += len(found)
     return len(found)

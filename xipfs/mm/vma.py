@@ -211,6 +211,8 @@ def vma_wants_writenotify(vma: Vma) -> bool:
 class Mm:
     """One address space of *machine*: its vmas by start address, its page table, its rss.
 
+    tlb_flush_pending: how many are at taking ptes away (`tlb.MmuGather`).
+    nr_lockless_walks: CPUs that are in a walk of the page table without locks (fast GUP).
     rss_file, rss_anon: pages (MM_FILEPAGES, MM_ANONPAGES). def_flags: flags of new areas.
     """
 
@@ -221,9 +223,11 @@ class Mm:
         "def_flags",
         "machine",
         "mmap_lock",
+        "nr_lockless_walks",
         "page_table",
         "rss_anon",
         "rss_file",
+        "tlb_flush_pending",
         "vmas",
     )
 
@@ -232,6 +236,8 @@ class Mm:
         self.page_table = PageTable()
         self.vmas: SortedDict[Vaddr, Vma] = SortedDict()
         self.mmap_lock = RwLock("mmap_lock")
+        self.tlb_flush_pending = 0
+        self.nr_lockless_walks = 0
         self.rss_file = 0
         self.rss_anon = 0
         self.def_flags = 0
@@ -276,7 +282,8 @@ class Mm:
     def remove_vma(self, vma: Vma) -> None:
         """Forget *vma*, whose ptes are gone; its range may be used again."""
         if vma.vm_file is not None:
-            vma.vm_file.i_mmap.remove(vma)
+            with vma.vm_file.i_mmap_rwsem.write():
+                vma.vm_file.i_mmap.remove(vma)
         del self.vmas[vma.vm_start]
         nr_reserved = self._areas.get(vma.vm_start)
         # A piece of an area leaves its range unused until all of the mm is gone.
