@@ -608,6 +608,10 @@ HINTS: dict[str, list[tuple[Arch, str, tuple[str, ...]]]] = {
         (X86_2008, "ram", ("copy", "read_private", "gup_private"))
     ],
     "leaf freed under a walk": [(X86, "ram", ("unmap", "dma"))],
+    "demotion that does not ask whether the page is busy": [(X86, "ram", ("demote", "dma"))],
+    "demotion that unmaps after it looked whether the page is busy": [
+        (X86, "ram", ("demote", "dma"))
+    ],
     "area that leaves its file amid an unmapping by offset": [
         (GENERIC, "nvram", ("unmap", "zap", "look_private"))
     ],
