@@ -22,6 +22,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.kit.operations import OPERATIONS
+
 FOLDERS = ["tidy", "unit", "conformance", "model", "fs", "fuzz", "cli", "mount", "programs"]
 TESTS = Path(__file__).parent
 
@@ -83,6 +85,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("XIPFS_REQUIRE_FUSE") == "1":
             pytest.fail(f"XIPFS_REQUIRE_FUSE=1, but {reason}", pytrace=False)
         pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell how many operations the random tests played."""
+    if OPERATIONS:
+        players = ", ".join(f"{name} {count:,}" for name, count in sorted(OPERATIONS.items()))
+        terminalreporter.write_line(f"{OPERATIONS.total():,} random operations: {players}")
 
 
 class LogWatch(logging.Handler):

@@ -81,13 +81,15 @@ def scenes(
     max_ops: int = 40,
     vms: tuple[str, ...] = ("mixed", "pfn", "remap"),
     with_rss: bool = False,
+    without_users: tuple[str, ...] = (),
 ) -> str:
     """A scene of a header, up to `max_ops` operations, and what asks for the outcome.
 
     `arch` matters for x86, where a fork may fail. `with_rss` asks for mm counters, which a live
-    kernel does not tell.
+    kernel does not tell. `without_users` leaves users of pages out.
     """
     writer = _Writer(draw, draw(st.sampled_from([p for p in PROFILES if p[0] in vms])), arch)
+    writer.gup_users = [user for user in GUP_USERS if user not in without_users]
     writer.write_map()
     kinds = st.sampled_from(KINDS)
     few = st.lists(kinds, max_size=max_ops)  # to shrink to; on its own mostly a handful
@@ -112,6 +114,7 @@ class _Writer:
         self.vm = vm
         self.with_holes = draw(st.booleans())
         self.placed: set[tuple[int, str]] = set()
+        self.gup_users = GUP_USERS
 
     # ------------------------------------------------------------ choices
 
@@ -270,7 +273,7 @@ class _Writer:
                 update((process, name))
 
     def write_gup(self) -> None:
-        page, user = self.page(), self.choose(GUP_USERS)
+        page, user = self.page(), self.choose(self.gup_users)
         if page and not (user == "ptrace_poke" and self.copies_of_the_tracer(*page)):
             self.play("{0} gup {3} {1} {2}".format(*page, user))
 
