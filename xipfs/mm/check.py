@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xipfs.errors import bug_on
 from xipfs.mm.address_space import AddressSpace
@@ -45,7 +46,6 @@ def check_invariants(
     nr_ram_frames = machine.physmem.nr_ram_frames
     references: Counter[int] = Counter(pins)
     references.update((machine.sparse_pfn, machine.zero_pfn))
-    references.update(range(nr_ram_frames, mem_map.nr_frames))  # holes are reserved
     references.update(mem_map.offline_pfns)
     for mapping in mappings:
         references.update(int(pfn) for pfn in mapping.i_pages.values())
@@ -56,8 +56,9 @@ def check_invariants(
     references.update(mapcounts)
     no_page = [pfn for pfn in references if not 0 <= pfn < mem_map.nr_frames]
     bug_on(bool(no_page), "C3: a reference on a page without struct page", pfns=no_page)
-    _compare("C2: mapcount", mem_map.mapcount.tolist(), mapcounts)
-    _compare("C1: refcount", mem_map.refcount.tolist(), references)
+    _compare("C2: mapcount", mem_map.mapcount, mapcounts)
+    is_hole = np.arange(mem_map.nr_frames) >= nr_ram_frames  # reserved
+    _compare("C1: refcount", mem_map.refcount - is_hole, references)
     exclusive = np.flatnonzero(mem_map.flags & PAGE_ANON_EXCLUSIVE)
     shared = exclusive[mem_map.mapcount[exclusive] > 1]
     bug_on(len(shared) > 0, "C7: an exclusive page is shared", pfns=shared)
@@ -97,8 +98,11 @@ def _count_normal_ptes(mm: Mm) -> Counter[int]:
     return found
 
 
-def _compare(what: str, counts: list[int], expected: Counter[int]) -> None:
+def _compare(what: str, counts: NDArray[np.int32], expected: Counter[int]) -> None:
+    wanted = np.zeros(len(counts), np.int64)
+    wanted[list(expected)] = list(expected.values())
     wrong = {
-        pfn: (count, expected[pfn]) for pfn, count in enumerate(counts) if count != expected[pfn]
+        pfn: (int(counts[pfn]), int(wanted[pfn]))
+        for pfn in np.flatnonzero(counts != wanted).tolist()
     }
     bug_on(bool(wrong), f"{what} is wrong: pfn -> (is, should be)", wrong=wrong)
