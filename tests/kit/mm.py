@@ -346,14 +346,16 @@ def snapshot(machine: Machine, mms: Sequence[Mm], files: Sequence[AddressSpace])
         "mapcount": mem_map.mapcount.tolist(),
         "mapping": mem_map.mapping.tolist(),
         "index": mem_map.index.tolist(),
+        "flags": mem_map.flags.tolist(),
         "vmstat": asdict(machine.vmstat),
         "i_pages": [dict(mapping.i_pages) for mapping in files],
-        "rss": [mm.rss_file for mm in mms],
+        "rss": [(mm.rss_file, mm.rss_anon) for mm in mms],
         "leaves": [
             {
                 number: (
                     leaf.ptes.tolist(),
                     leaf.accessed.tolist(),
+                    leaf.dirty.tolist(),
                     leaf.heat.tolist(),
                     leaf.nr_present,
                 )

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kit.mm import World, make_extent_file, make_nvram, snapshot
+from tests.kit.mm import PRIVATE_RW, World, make_extent_file, make_nvram, snapshot
 from xipfs.errors import FormatError, NoDataError
-from xipfs.mm.access import access_page, access_range
+from xipfs.mm.access import access_page, access_range, user_store
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.arch import ARCHS, Arch
 from xipfs.mm.fault import handle_mm_fault, handle_mm_fault_range
@@ -46,6 +46,8 @@ class Scene:
     extents: list[tuple[int, int, int]]
     nr_pages_before: int
     window: tuple[int, int]
+    vm_flags: int
+    ends_within_a_page: bool
     steps: list[tuple[str, int, int]]
 
 
@@ -72,7 +74,11 @@ def scenes(draw: st.DrawFn) -> Scene:
             extents.append((first, block, length))
             end = first + length
     start, length = draw(page_ranges(0, nr_pages) | st.just((0, nr_pages)))
-    verbs = st.sampled_from(["access", "access", "access", "promote", "demote", "unmap"])
+    is_private = draw(st.booleans())
+    verbs = st.sampled_from(
+        ["access", "access", "access", "promote", "demote", "unmap", "unmap_but_copies", "dirty"]
+        + ["copy"] * is_private
+    )
     steps = draw(
         st.lists(st.tuples(verbs, page_ranges(start, start + length)), min_size=1, max_size=8)
     )
@@ -82,6 +88,8 @@ def scenes(draw: st.DrawFn) -> Scene:
         extents=extents,
         nr_pages_before=draw(st.sampled_from([0, 1, 100])),
         window=(start, length),
+        vm_flags=PRIVATE_RW if is_private else VM_XIP_FILE,
+        ends_within_a_page=draw(st.booleans()),
         steps=[(verb, *pages) for verb, pages in steps],
     )
 
@@ -89,11 +97,12 @@ def scenes(draw: st.DrawFn) -> Scene:
 def play(scene: Scene, nvram: NvramDevice, world: World, *, vector: bool) -> Iterator[object]:
     """Yield what each step returned, and all that mm knows after it."""
     mapping = make_extent_file(nvram, scene.extents, nr_pages=scene.nr_pages)
+    mapping.i_size_bytes -= 100 * scene.ends_within_a_page
     world.fs.files.append(mapping)
     if scene.nr_pages_before:  # small vmas then begin in the middle of a leaf
         world.mmap(mapping, nr_pages=scene.nr_pages_before)
     start, length = scene.window
-    vma = world.mmap(mapping, pgoff=start, nr_pages=length)
+    vma = world.mmap(mapping, pgoff=start, nr_pages=length, vm_flags=scene.vm_flags)
     for verb, pgoff, nr_pages in scene.steps:
         pages = range(pgoff, pgoff + nr_pages)
         if verb == "access":
@@ -102,13 +111,16 @@ def play(scene: Scene, nvram: NvramDevice, world: World, *, vector: bool) -> Ite
                 if vector
                 else [access_page(vma, Pgoff(page)) for page in pages]
             )
-        elif verb == "unmap":
-            yield (
-                unmap_mapping_range(mapping, Pgoff(pgoff), nr_pages, even_cows=True)
-                if vector
-                else sum(
-                    unmap_mapping_range(mapping, Pgoff(page), 1, even_cows=True) for page in pages
-                )
+        elif verb == "dirty":
+            for pfn in [pfn for page, pfn in mapping.i_pages.items() if page in pages]:
+                world.machine.mem_map.set_page_dirty(pfn)
+        elif verb == "copy":
+            yield user_store(world.mm, vma.address(Pgoff(pgoff)), b"copied")
+        elif verb.startswith("unmap"):
+            parts = [(pgoff, nr_pages)] if vector else [(page, 1) for page in pages]
+            yield sum(
+                unmap_mapping_range(mapping, Pgoff(first), nr, even_cows=verb == "unmap")
+                for first, nr in parts
             )
         else:
             parts = [list(pages)] if vector else [[page] for page in pages]
