@@ -16,13 +16,12 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
-
-from tests.kit.operations import OPERATIONS
 
 FOLDERS = ["tidy", "unit", "conformance", "model", "fs", "fuzz", "cli", "mount", "programs"]
 TESTS = Path(__file__).parent
@@ -89,9 +88,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell how many operations the random tests played."""
-    if OPERATIONS:
-        players = ", ".join(f"{name} {count:,}" for name, count in sorted(OPERATIONS.items()))
-        terminalreporter.write_line(f"{OPERATIONS.total():,} random operations: {players}")
+    kit = sys.modules.get("tests.kit.operations")
+    if kit is not None and kit.OPERATIONS:
+        counts = sorted(kit.OPERATIONS.items())
+        players = ", ".join(f"{name} {count:,}" for name, count in counts)
+        terminalreporter.write_line(f"{kit.OPERATIONS.total():,} random operations: {players}")
 
 
 class LogWatch(logging.Handler):

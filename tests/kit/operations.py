@@ -1,7 +1,7 @@
 """How much the random tests do: counted by who plays, told at the end of the run.
 
-    OPERATIONS["scenes"] += 1
-    @settings(max_examples=nr_examples(30, 5000))      in every run, with `--long`
+OPERATIONS["scenes"] += 1
+@settings(max_examples=nr_examples(30, 5000))      in every run, with `--long`
 """
 
 from collections import Counter

@@ -5,10 +5,7 @@ ever, and no CPU goes on using what mm has taken away. Bugs sown into the produc
 found by these same checks, or they prove nothing.
 """
 
-import inspect
 import itertools
-import sys
-import textwrap
 from typing import Any
 
 import numpy as np
@@ -16,6 +13,7 @@ import pytest
 
 from tests.kit.interleave import Actor, Report, Scene, choose, explore
 from tests.kit.mm import World, arch_id
+from tests.kit.sow import sow
 from xipfs.mm import fault, filemap_xip, fork, gup, migrate, mmap, mprotect, rmap, tlb, truncate
 from xipfs.mm import vma as areas
 from xipfs.mm.access import Signal, user_load, user_store
@@ -571,25 +569,6 @@ SEEDED_BUGS: dict[str, tuple[Any, str, str, str]] = {
         "        mem_map.page_remove_rmap(old)\n",
     ),
 }
-
-
-def sow(monkeypatch: pytest.MonkeyPatch, bug: tuple[Any, str, str, str]) -> None:
-    """Replace a piece of a product's function or method, everywhere it is known by name."""
-    module, name, old, new = bug
-    owner, _, name = name.rpartition(".")
-    function = getattr(getattr(module, owner) if owner else module, name)
-    source = textwrap.dedent(inspect.getsource(function))
-    assert source.count(old) == 1, f"{name} has changed: sow the bug anew"
-    names: dict[str, Any] = {}
-    exec(compile(source.replace(old, new), f"<{name}, sown>", "exec"), module.__dict__, names)
-    if owner:
-        monkeypatch.setattr(getattr(module, owner), name, names[name])
-        return
-    for other in list(sys.modules.values()):
-        if getattr(other, "__name__", "").startswith(("xipfs.mm", __name__)) and (
-            getattr(other, name, None) is function
-        ):
-            monkeypatch.setattr(other, name, names[name])
 
 
 _IN_HOLES = [(GENERIC, "hole", actors) for actors in PAIRS]

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.kit.operations import OPERATIONS, nr_examples
 from tests.kit.reference import Reference
@@ -38,7 +37,7 @@ def no_warnings_of_mkwrite() -> Iterator[None]:
 def test_mm_answers_as_the_reference(arch: str):
     without = () if arch == "x86" else COPIES_OF_THE_KERNEL
 
-    @settings(max_examples=nr_examples(40, 5000))
+    @settings(max_examples=nr_examples(15, 1000))
     @given(scenes(arch=arch, without_users=without, with_rss=True))
     def play_both(scene: str) -> None:
         header, *ops = scene.splitlines()
