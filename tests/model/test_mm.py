@@ -602,11 +602,16 @@ GENERIC, _, X86 = ARCHES
 SEEDED_BUGS: dict[str, tuple[Arch, tuple[Any, str, str, str]]] = {
     "demotion without write back": (
         GENERIC,
-        (migrate, "_release_frame", "if write_back:", "if False:"),
+        (migrate, "_isolate_pages", "if dirty:", "if False:"),
     ),
     "demotion of pages that somebody holds": (
         GENERIC,
-        (migrate, "demote_pages", "machine.mem_map.page_count(pfn) == 1", "True"),
+        (
+            migrate,
+            "_isolate_pages",
+            "if mem_map.page_count(pfn := i_pages[pgoff]) == 1",
+            "if (pfn := i_pages[pgoff]) is not None",
+        ),
     ),
     "zap that forgets a dirty pte": (GENERIC, (rmap, "_zap_pte", "if dirty:", "if False:")),
     "zap of many that forgets dirty ptes": (
