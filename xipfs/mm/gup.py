@@ -143,7 +143,7 @@ def mm_populate(mm: Mm, start: Vaddr, nr_pages: int, *, ignore_errors: bool = Tr
             done = populate_vma_page_range(vma, at, to)
             if done < 0 and not ignore_errors:
                 return done
-            if done <= 0 or mm.machine.arch.is_2008:
+            if done <= 0:
                 break
             at = Vaddr(at + (done << PAGE_SHIFT))  # the page after the last good one says why
     return 0
