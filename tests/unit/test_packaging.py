@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from xipfs.cli.main import COMMANDS
+
 ROOT = Path(__file__).parent.parent.parent
 BUILD = """
 from setuptools import build_meta
@@ -103,10 +105,11 @@ def test_source_archive_has_all_but_big_images(checkout: Path):
     assert wanted - names == {"nvram_images/big.img"}
 
 
-# Runs what follows on the command line as if pyfuse3 and trio were not installed.
+# Runs what follows on the command line as if what the extras bring were not installed.
 WITHOUT_FUSE = """
 import sys
-sys.modules["pyfuse3"] = sys.modules["trio"] = None
+for name in ("pyfuse3", "trio", "textual", "pyarrow"):
+    sys.modules[name] = None
 exec(sys.argv.pop(1))
 """
 
@@ -136,6 +139,11 @@ XIPFS = "from xipfs.cli.main import main; sys.exit(main())"
 def test_version_is_that_of_the_metadata(installed: Path, wheel: zipfile.Path):
     version = Parser().parsestr(metadata(wheel, "METADATA"))["Version"]
     assert without_fuse(installed, XIPFS, "--version").split()[-1] == version
+
+
+def test_help_needs_no_extra(installed: Path):
+    shown = without_fuse(installed, XIPFS, "--help")
+    assert all(command in shown for command in COMMANDS)
 
 
 def test_image_commands_need_no_fuse(installed: Path, tmp_path: Path):

@@ -6,7 +6,7 @@ import re
 import pytest
 from textual.widgets import DataTable
 
-from xipfs.cli.top import MAP_COLUMNS, MAP_ROWS, TopApp, render_heat_map
+from xipfs.cli.screen import MAP_COLUMNS, MAP_ROWS, TopApp, render_heat_map
 from xipfs.errors import ControlError, PolicyError
 
 SIZE = (80, 24)
