@@ -8,6 +8,8 @@ from tests.kit.mm import World
 from xipfs.mm.access import user_load
 from xipfs.mm.arch import get_arch
 from xipfs.mm.lock import Scheduler, set_scheduler
+from xipfs.mm.mmap import munmap
+from xipfs.mm.pgtable import Leaf
 from xipfs.mm.tlb import MmuGather, flush_tlb_mm, flush_tlb_page, flush_tlb_range
 from xipfs.units import PAGE_SIZE, Vaddr
 
@@ -19,6 +21,10 @@ class Cpu(Scheduler):
         self.remembered = None
         self.forgotten: list[tuple[int, int]] = []
         self.waited: list[str] = []
+        self.free_leaves: list[Leaf] = []
+
+    def forget_leaf(self, leaf):
+        self.free_leaves.append(leaf)
 
     def remembered_translation(self, mm, address, *, write):
         return self.remembered
@@ -89,3 +95,15 @@ def test_who_took_nothing_flushes_nothing(world: World, cpu: Cpu):
     with MmuGather(world.mm):
         pass
     assert cpu.forgotten == []
+
+
+def test_a_leaf_is_free_when_no_area_shares_it(world: World, cpu: Cpu):
+    first, second = (world.mmap(world.fs.make_file({0: block})) for block in (3, 4))
+    for vma in (first, second):
+        user_load(world.mm, vma.vm_start, 1)
+    [leaf] = world.mm.page_table.leaves.values()
+    munmap(first)
+    assert cpu.free_leaves == []
+    munmap(second)
+    assert cpu.free_leaves == [leaf]
+    assert not world.mm.page_table.leaves
