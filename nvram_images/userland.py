@@ -29,7 +29,7 @@ from xipfs.fs.mkfs import mkfs
 from xipfs.fs.source import walk_tree
 from xipfs.units import format_size
 
-__all__ = ["make_image", "make_tree"]
+__all__ = ["copy_libraries", "make_image", "make_tree"]
 
 TOOLS = ("sh", "cat", "env", "find", "grep", "head", "ls", "sha256sum", "sort", "wc")
 
@@ -66,7 +66,7 @@ def make_tree(tree: Path, *, mtime_ns: int) -> None:
     for name in ("bin", "lib", "programs", "python/bin", "usr"):
         (tree / name).mkdir(parents=True)
     binaries = [*_copy_python(tree / "python"), *_copy_tools(tree / "bin")]
-    _copy_libraries(binaries, tree)
+    copy_libraries(binaries, tree)
     for program in (_HERE / "programs").iterdir():
         shutil.copy2(program, tree / "programs")
     bin_link = tree / "usr" / "bin"  # for #!/usr/bin/env
@@ -105,8 +105,8 @@ def _copy_tools(target: Path) -> list[Path]:
     return tools
 
 
-def _copy_libraries(binaries: list[Path], tree: Path) -> None:
-    """Copy what *binaries* are linked with, as ldd(1) finds it."""
+def copy_libraries(binaries: list[Path], tree: Path) -> None:
+    """Copy what *binaries* are linked with, as ldd(1) finds it, to where *tree* has libraries."""
     listed = subprocess.run(
         ["ldd", *binaries],
         env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
