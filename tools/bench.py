@@ -5,8 +5,10 @@
     scale   a 64 GiB sparse image against one of 64 MiB: time to mount, memory of the daemon
     mm      the simulated page table against plain numpy arrays: no peer does what it does
     mkfs    making images against `tar -cf` of the same tree to the same disk
+    drift   accesses in RAM under each policy, of a program whose working set moves; no peer
 
-A ratio above 1 is in favour of xipfs. Medians of the rounds; the machine should be quiet.
+A ratio above 1 is in favour of xipfs. Medians of the rounds; the machine should be quiet. What
+`drift` tells are counts, the same on every machine.
 """
 
 import contextlib
@@ -26,6 +28,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
+from drift import make_drift_image, measure_drift
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -42,6 +45,7 @@ from xipfs.mm.pgtable import PTRS_PER_PTE, Leaf
 from xipfs.mm.rmap import zap_page_range
 from xipfs.mm.vma import Mm, Vma
 from xipfs.phys.nvram import NvramDevice
+from xipfs.policy.registry import policy_names
 from xipfs.units import NVRAM_PFN_START, PAGE_SIZE, Kaddr, Pfn, Pgoff, pfn_to_kaddr
 
 __all__ = ["Comparison", "app"]
@@ -414,6 +418,31 @@ def mkfs_command(
                     )
                 )
         _report(results, as_json)
+
+
+@app.command()
+def drift(
+    policies: Annotated[
+        list[str] | None, typer.Argument(help="With parameters if need be; default all.")
+    ] = None,
+    noise: Annotated[float, typer.Option(help="Share of the reads that go anywhere.")] = 0.1,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Accesses in RAM of a program whose working set drifts: see tools/drift.py."""
+    rows = []
+    with _workspace() as work:
+        image = make_drift_image(work / "drift.img")
+        for name in policies or policy_names():
+            plain, noisy = (measure_drift(image, name, noise=share) for share in (0.0, noise))
+            rows.append((name, plain.ratio, plain.nr_migrated, noisy.ratio, noisy.nr_migrated))
+    if as_json:
+        keys = ("policy", "ratio", "migrated", "noisy_ratio", "noisy_migrated")
+        print(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1))
+        return
+    table = Table("policy", "in RAM", "pages moved", f"{noise:.0%} anywhere", "pages moved")
+    for name, ratio, moved, noisy_ratio, noisy_moved in rows:
+        table.add_row(name, f"{ratio:.2f}", f"{moved:,}", f"{noisy_ratio:.2f}", f"{noisy_moved:,}")
+    Console().print(table)
 
 
 def _make_image(tree: Path, image: Path) -> float:
