@@ -105,7 +105,6 @@ class ControlServer:
 
     async def _answer(self, line: bytes, uid: int) -> tuple[bytes, bool]:
         """Return the answer to a line, and whether accesses shall follow it."""
-        name = ""
         try:
             if uid not in (0, os.geteuid()):
                 raise ControlError("only root and the user who mounted may ask")
@@ -114,13 +113,14 @@ class ControlServer:
             handler = self._requests.get(name)
             if handler is None:
                 raise ControlError(f"no such request: there are {', '.join(self._requests)}")
-            answer = {"ok": True, "answer": await handler(request)}
+            answer = json.dumps({"ok": True, "answer": await handler(request)})
+            return answer.encode(), name == "trace"
         except XipfsError as exc:
-            answer = {"ok": False, "error": str(exc)}
+            error = str(exc)
         except Exception:
             _log.exception("a control request failed: %r", line[:200])
-            answer = {"ok": False, "error": "the daemon met a bug, see its log"}
-        return json.dumps(answer).encode(), bool(name == "trace" and answer["ok"])
+            error = "the daemon met a bug, see its log"
+        return json.dumps({"ok": False, "error": error}).encode(), False
 
     async def _trace(self, _request: dict[str, Any]) -> dict[str, int]:
         return {"clock_ns": self._mount.log.clock(), "time_ns": time.time_ns()}

@@ -17,7 +17,6 @@ import stat
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -196,7 +195,7 @@ class Mount:
             "policy_errors": tiering.nr_policy_errors,
             "plan_refused": tiering.nr_plan_refused,
             "pinned_pages": len(self.mover.pinned),
-            "policies": {name: asdict(found) for name, found in tiering.policies.items()},
+            "policies": {name: found.as_dict() for name, found in tiering.policies.items()},
             "ranges_dropped": tiering.nr_ranges_dropped,
             "access_ranges_lost": self.log.nr_dropped_ranges,
             "ram_frames": machine.nr_tier_frames,

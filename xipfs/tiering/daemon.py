@@ -15,8 +15,8 @@ refused and counted, and the mount goes on, also while it thinks.
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,12 @@ class PolicyStatistics:
     nr_failed: int = 0
     nr_refused: Counter[str] = field(default_factory=Counter)
     last_error: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it by name, for JSON."""
+        # Not dataclasses.asdict(): of a Counter it makes one that counts pairs.
+        facts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return facts | {"nr_refused": dict(self.nr_refused)}
 
 
 class TieringDaemon:

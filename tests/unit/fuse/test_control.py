@@ -72,6 +72,25 @@ async def test_every_figure(connect, mount):
     assert facts == expected
 
 
+async def test_what_was_refused_is_told_by_its_reason(connect, mount):
+    """Once it had been, stat could not be written as JSON: that ended the daemon."""
+    mount.tiering.policies[mount.tiering.policy_name].nr_refused["twice"] += 3
+    connection = await connect()
+    policies = (await connection.ask(line({"request": "stat"})))["answer"]["policies"]
+    assert policies[mount.tiering.policy_name]["nr_refused"] == {"twice": 3}
+
+
+async def test_an_answer_that_is_no_json_ends_nothing(connect, server, expected_logs):
+    async def answer(_request):
+        return {("a", "tuple"): 1}
+
+    server._requests["stat"] = answer
+    expected_logs("a control request failed")
+    connection = await connect()
+    assert "a bug" in (await connection.ask(line({"request": "stat"})))["error"]
+    assert (await connection.ask(line({"request": "ping"})))["answer"] == "pong"
+
+
 async def test_the_map_comes_when_it_is_asked_for(connect):
     connection = await connect()
     assert "map" not in (await connection.ask(line({"request": "stat"})))["answer"]
