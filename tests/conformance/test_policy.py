@@ -5,7 +5,9 @@ A policy is found by being there: a new module in xipfs/policy/ is tested by tha
 
 import copy
 import functools
+import gc
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -137,6 +139,36 @@ def test_memory_is_of_touched_pages(name):
     for stats in vars(policy).values():
         if isinstance(stats, PageStats):
             assert stats.size_bytes <= 32 * 1000
+
+
+def kept_bytes(name: str, nr_pages: int) -> int:
+    """Return what a policy holds on to after some epochs that read so many pages, all of them."""
+    tracemalloc.start()
+    try:
+        policy = new_policy(name)
+        world = PolicyWorld(policy, nr_ram_frames=64)
+        for _ in range(4):
+            world.epoch(range(0, 3 * nr_pages, 3))
+        del world
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0]
+        del policy
+        gc.collect()
+        return held - tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+@every_policy
+def test_a_page_that_was_touched_costs_32_bytes_at_most(name):
+    """By Python's own books, whatever a policy keeps and how; pages between the touched cost none.
+
+    What is kept for each frame of RAM is the same in both, and does not count.
+    """
+    kept_bytes(name, 10)  # what is made once, is made
+    nr_pages = 2000
+    few, many = kept_bytes(name, nr_pages), kept_bytes(name, 2 * nr_pages)
+    assert many - few <= 32 * nr_pages
 
 
 @every_policy
