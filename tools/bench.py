@@ -6,32 +6,45 @@
     mm      the simulated page table against plain numpy arrays: no peer does what it does
     mkfs    making images against `tar -cf` of the same tree to the same disk
     drift   accesses in RAM under each policy, of a program whose working set moves; no peer
+    sampling    what the daemon takes for hot against what a program read, and what that costs it
+    tiering     reads while 10,000 pages a second migrate, against none
+    record      reads while `xipfs trace record` records them, against reads nobody records
 
 A ratio above 1 is in favour of xipfs. Medians of the rounds; the machine should be quiet. What
 `drift` tells are counts, the same on every machine.
 """
 
-import contextlib
 import json
-import mmap
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import typer
 from drift import make_drift_image, measure_drift
+from measure import (
+    READ_FILE_SIZE_BYTES,
+    SEED,
+    Comparison,
+    bare,
+    compare,
+    random_reads,
+    report,
+    sequential_reads,
+    workspace,
+    xipfs_mount,
+)
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from tiering_bench import record, sampling, tiering
 
 from xipfs.fs.mkfs import mkfs
 from xipfs.fs.source import walk_tree
@@ -48,52 +61,14 @@ from xipfs.phys.nvram import NvramDevice
 from xipfs.policy.registry import policy_names
 from xipfs.units import NVRAM_PFN_START, PAGE_SIZE, Kaddr, Pfn, Pgoff, pfn_to_kaddr
 
-__all__ = ["Comparison", "app"]
+__all__ = ["app"]
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+app.command()(sampling)
+app.command()(tiering)
+app.command()(record)
 
 _TOOLS = Path(__file__).resolve().parent
-_MIB = 1 << 20
-_READ_FILE_SIZE_BYTES = 128 * _MIB
-_SEED = 1
-
-
-class Comparison(NamedTuple):
-    """One line of results. ours and peer: medians in `unit`; ratio: ours is so much better."""
-
-    name: str
-    unit: str
-    ours: float
-    peer: float
-    peer_name: str
-    ratio: float
-
-
-def compare(
-    name: str,
-    unit: str,
-    ours: Callable[[], float],
-    peer: Callable[[], float],
-    peer_name: str,
-    *,
-    rounds: int,
-    more_is_better: bool = True,
-) -> Comparison:
-    """Measure both in turn, *rounds* times, after one round that does not count."""
-    figures: list[tuple[float, float]] = []
-    for i in range(rounds + 1):
-        pair = (ours(), peer()) if i % 2 else tuple(reversed((peer(), ours())))
-        if i:
-            figures.append((pair[0], pair[1]))
-    ratios = [a / b if more_is_better else b / a for a, b in figures]
-    return Comparison(
-        name,
-        unit,
-        statistics.median(a for a, _ in figures),
-        statistics.median(b for _, b in figures),
-        peer_name,
-        statistics.median(ratios),
-    )
 
 
 @app.command()
@@ -102,10 +77,10 @@ def read(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Cold and warm reads of one file of 128 MiB."""
-    with _workspace() as work:
+    with workspace() as work:
         source = work / "source"
         source.mkdir()
-        (source / "image").write_bytes(random.Random(_SEED).randbytes(_READ_FILE_SIZE_BYTES))
+        (source / "image").write_bytes(random.Random(SEED).randbytes(READ_FILE_SIZE_BYTES))
         image = work / "a.img"
         mkfs(image, walk_tree(source), now_ns=0)
         results = []
@@ -116,24 +91,24 @@ def read(
             ("none", "second_chance"),
         ):
             for name, unit, measure in (
-                ("4 KiB random, cold", "reads/s", _random_reads),
-                ("1 MiB sequential, cold", "MB/s", _sequential_reads),
+                ("4 KiB random, cold", "reads/s", random_reads),
+                ("1 MiB sequential, cold", "MB/s", sequential_reads),
             ):
                 with (
-                    _xipfs(image, work / "ours", f"cache={cache},policy={policy}") as ours,
-                    _bare(image, work / "bare", cache) as bare,
+                    xipfs_mount(image, work / "ours", f"cache={cache},policy={policy}") as ours,
+                    bare(image, work / "bare", cache) as peer,
                 ):
                     results.append(
                         compare(
                             f"{name}, cache={cache}, policy={policy}",
                             unit,
                             partial(measure, ours / "image"),
-                            partial(measure, bare / "image"),
+                            partial(measure, peer / "image"),
                             "bare pyfuse3",
                             rounds=rounds,
                         )
                     )
-        with _xipfs(image, work / "ours", "cache=full") as ours:
+        with xipfs_mount(image, work / "ours", "cache=full") as ours:
             results.append(
                 compare(
                     "4 KiB random, warm, cache=full",
@@ -144,7 +119,7 @@ def read(
                     rounds=rounds,
                 )
             )
-        _report(results, as_json)
+        report(results, as_json)
 
 
 @app.command()
@@ -153,7 +128,7 @@ def scale(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """What the size of an image costs: 64 GiB, nearly all free, against 64 MiB."""
-    with _workspace() as work:
+    with workspace() as work:
         source = work / "source"
         source.mkdir()
         for i in range(1000):
@@ -164,7 +139,7 @@ def scale(
 
         def mount_time_ms(image: Path) -> float:
             start = time.perf_counter()
-            with _xipfs(image, work / "mnt", ""):
+            with xipfs_mount(image, work / "mnt", ""):
                 return (time.perf_counter() - start) * 1e3
 
         results = [
@@ -181,7 +156,7 @@ def scale(
         for name, reads in (("before", False), ("after reading 1,000 files", True)):
             anonymous_kib = []
             for image in (large, small):
-                with _xipfs(image, work / "mnt", "epoch=3600000") as mnt:
+                with xipfs_mount(image, work / "mnt", "epoch=3600000") as mnt:
                     if reads:
                         for path in mnt.iterdir():
                             path.read_bytes()
@@ -196,7 +171,7 @@ def scale(
                     anonymous_kib[1] / anonymous_kib[0],
                 )
             )
-        _report(results, as_json)
+        report(results, as_json)
 
 
 @app.command()
@@ -260,7 +235,7 @@ def mm(
     results.append(Comparison("memory of a pte", "bytes", leaf_bytes, 8, "a word", 8 / leaf_bytes))
     machine.close()
     results += _migrations(nvram, rounds)
-    _report(results, as_json)
+    report(results, as_json)
     nvram.close()
 
 
@@ -302,7 +277,7 @@ class _MovingPages:
         self.machine = Machine(nvram, nr_tier_frames=self.nr_pages)
         self.step = 1 if is_scattered else 64
         mm = Mm(self.machine)
-        rng = random.Random(_SEED)
+        rng = random.Random(SEED)
         nr_file_pages = nvram.size_bytes // PAGE_SIZE // nr_files
         nr_chosen = self.nr_pages // nr_files
         self.vmas: list[Vma] = []
@@ -417,7 +392,7 @@ def mkfs_command(
                         more_is_better=False,
                     )
                 )
-        _report(results, as_json)
+        report(results, as_json)
 
 
 @app.command()
@@ -430,7 +405,7 @@ def drift(
 ) -> None:
     """Accesses in RAM of a program whose working set drifts: see tools/drift.py."""
     rows = []
-    with _workspace() as work:
+    with workspace() as work:
         image = make_drift_image(work / "drift.img")
         for name in policies or policy_names():
             plain, noisy = (measure_drift(image, name, noise=share) for share in (0.0, noise))
@@ -470,39 +445,12 @@ def _make_archive(tree: Path, archive: Path) -> float:
     return time.perf_counter() - start
 
 
-def _random_reads(path: Path, nr_reads: int = 4000) -> float:
-    """Return reads a second of distinct 4 KiB pages that nobody has cached."""
-    _drop_cache(path)
-    pages = random.Random(_SEED).sample(range(_READ_FILE_SIZE_BYTES // PAGE_SIZE), nr_reads)
-    fd = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-    start = time.perf_counter()
-    for page in pages:
-        os.pread(fd, PAGE_SIZE, page * PAGE_SIZE)
-    elapsed_s = time.perf_counter() - start
-    os.close(fd)
-    return nr_reads / elapsed_s
-
-
-def _sequential_reads(path: Path) -> float:
-    """Return MB/s of reading the whole file by 1 MiB, nothing of it cached."""
-    _drop_cache(path)
-    buffer = mmap.mmap(-1, _MIB)  # page-aligned: the kernel cuts other requests in two
-    fd = os.open(path, os.O_RDONLY)
-    start = time.perf_counter()
-    while os.readv(fd, [buffer]):
-        pass
-    elapsed_s = time.perf_counter() - start
-    os.close(fd)
-    return _READ_FILE_SIZE_BYTES / elapsed_s / 1e6
-
-
 def _warm_reads(path: Path, nr_reads: int = 200_000) -> float:
     """Return reads a second of 4 KiB pages that are all in the page cache."""
     path.read_bytes()
-    rng = random.Random(_SEED)
+    rng = random.Random(SEED)
     offsets = [
-        rng.randrange(_READ_FILE_SIZE_BYTES // PAGE_SIZE) * PAGE_SIZE for _ in range(nr_reads)
+        rng.randrange(READ_FILE_SIZE_BYTES // PAGE_SIZE) * PAGE_SIZE for _ in range(nr_reads)
     ]
     fd = os.open(path, os.O_RDONLY)
     start = time.perf_counter()
@@ -511,12 +459,6 @@ def _warm_reads(path: Path, nr_reads: int = 200_000) -> float:
     elapsed_s = time.perf_counter() - start
     os.close(fd)
     return nr_reads / elapsed_s
-
-
-def _drop_cache(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
 
 
 def _rss_anon_kib(mountpoint: Path) -> int:
@@ -529,59 +471,6 @@ def _rss_anon_kib(mountpoint: Path) -> int:
     )
     status = Path(f"/proc/{facts['pid']}/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0])
-
-
-@contextlib.contextmanager
-def _workspace() -> Iterator[Path]:
-    """A folder on tmpfs where there is one, so that no disk is measured."""
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="xipfs-bench-", dir=parent) as work:
-        yield Path(work)
-
-
-@contextlib.contextmanager
-def _xipfs(image: Path, mountpoint: Path, options: str) -> Iterator[Path]:
-    mountpoint.mkdir(exist_ok=True)
-    subprocess.run(
-        [sys.executable, "-m", "xipfs", "mount", image, mountpoint, "-o", options],
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield mountpoint
-    finally:
-        subprocess.run([sys.executable, "-m", "xipfs", "umount", mountpoint], check=True)
-
-
-@contextlib.contextmanager
-def _bare(file: Path, mountpoint: Path, cache: str) -> Iterator[Path]:
-    mountpoint.mkdir(exist_ok=True)
-    server = subprocess.Popen([sys.executable, _TOOLS / "bare_server.py", file, mountpoint, cache])
-    while not os.path.ismount(mountpoint):
-        if server.poll() is not None:
-            raise typer.Exit(1)
-        time.sleep(0.01)
-    try:
-        yield mountpoint
-    finally:
-        subprocess.run(["fusermount3", "-u", mountpoint], check=True)
-        server.wait()
-
-
-def _report(results: list[Comparison], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps([result._asdict() for result in results], indent=1))
-        return
-    table = Table("measurement", "xipfs", "peer", "", "ratio")
-    for result in results:
-        table.add_row(
-            result.name,
-            f"{result.ours:,.4g} {result.unit}",
-            f"{result.peer:,.4g} {result.unit}",
-            result.peer_name,
-            f"{result.ratio:.2f}",
-        )
-    Console().print(table)
 
 
 if __name__ == "__main__":
