@@ -48,6 +48,7 @@ def make_tiers(
     nr_accesses: tuple[int, int] = (0, 0),
     latency_ns: tuple[float, float] = (80.0, 300.0),
     occupancy: tuple[float, float] = (0.0, 0.0),
+    is_sampled: bool = False,
 ) -> Tiers:
     """Return facts about the tiers that fit together."""
     in_ram = np.array(sorted(resident), np.int64)
@@ -67,6 +68,7 @@ def make_tiers(
         occupancy=occupancy,
         promote_ns=2000.0,
         write_back_ns=4000.0,
+        is_sampled=is_sampled,
     )
 
 

@@ -14,6 +14,7 @@ from tests.kit.mount import LiveMount, mounted
 from tests.kit.tree import random_bytes, walk
 from xipfs.fs.mkfs import mkfs
 from xipfs.fs.source import Entry
+from xipfs.fuse.client import ask
 from xipfs.units import PAGE_SIZE
 
 pytestmark = pytest.mark.fuse
@@ -203,6 +204,69 @@ def test_when_the_hot_set_moves_ram_follows(large_image: Path, tmp_path: Path):
         assert after["vmstat"]["pgdemote"] > before["vmstat"]["pgdemote"]
         assert live.tiers("file-00")["ram"] <= 56
         assert read_whole(live, b"file-00") == random_bytes(NR_FILE_PAGES * PAGE_SIZE, 0)
+
+
+PROMOTE = """
+import numpy as np
+
+from xipfs.policy import Plan
+
+
+class Policy:
+    def __init__(self, *, file: int = 0) -> None:
+        self.pages = (file << 32) + np.arange(256)
+
+    def decide(self, batch, tiers):
+        return Plan(promote=np.setdiff1d(self.pages, tiers.resident))
+"""
+
+
+def promote_file(live: LiveMount, tmp_path: Path, fd: int) -> None:
+    """Have the policy promote all pages of an open file."""
+    (tmp_path / "promote.py").write_text(PROMOTE)
+    ino = os.fstat(fd).st_ino
+    ask(live.path, "policy", policy=f"{tmp_path / 'promote.py'}:file={ino}")
+    while live.vmstat("pgpromote_success") < NR_FILE_PAGES:
+        live.wait_epochs(1)
+
+
+def reads_of(live: LiveMount, fd: int, page: int) -> int:
+    """Read a page; return how many pages the mount was asked for because of that."""
+    before = live.vmstat("xip_access")
+    found = os.pread(fd, PAGE_SIZE, page * PAGE_SIZE)
+    start = page * PAGE_SIZE
+    assert found == random_bytes(NR_FILE_PAGES * PAGE_SIZE, 0)[start : start + PAGE_SIZE]
+    return live.vmstat("xip_access") - before
+
+
+def test_promoted_pages_are_pushed(large_image: Path, tmp_path: Path):
+    """Nobody read them, and yet the kernel has them: no request comes for any."""
+    options = "cache=full,epoch=20,policy=none,promoted=push"
+    with mounted(large_image, tmp_path / "mnt", options) as live:
+        fd = os.open(live.path / "file-00", os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        promote_file(live, tmp_path, fd)
+        # The notifier may not have come to the end yet; it goes from front to back.
+        last = next(page for page in range(255, 0, -1) if not reads_of(live, fd, page))
+        assert [reads_of(live, fd, page) for page in range(0, last, 7)] == [0] * len(
+            range(0, last, 7)
+        )
+        os.close(fd)
+
+
+def test_promoted_pages_are_dropped(large_image: Path, tmp_path: Path):
+    """The kernel had them all; their next use is seen again, under cache=full too."""
+    options = "cache=full,epoch=20,policy=none,promoted=drop"
+    with mounted(large_image, tmp_path / "mnt", options) as live:
+        fd = os.open(live.path / "file-00", os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        os.pread(fd, NR_FILE_PAGES * PAGE_SIZE, 0)
+        assert reads_of(live, fd, 255) == 0
+        promote_file(live, tmp_path, fd)
+        while not reads_of(live, fd, 255):
+            live.wait_epochs(1)
+        assert [reads_of(live, fd, page) for page in (0, 100, 254)] == [1, 1, 1]
+        os.close(fd)
 
 
 @pytest.mark.parametrize("cache", ["none", "sampled", "full"])

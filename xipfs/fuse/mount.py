@@ -12,11 +12,12 @@ never waits, and never calls into the kernel's side of FUSE.
 """
 
 import contextlib
+import itertools
 import os
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -24,8 +25,9 @@ import numpy as np
 
 from xipfs.errors import FormatError, MountError, StaleError, XipfsError
 from xipfs.fs.superblock import SuperBlock
+from xipfs.fuse.notifier import StoreRange
 from xipfs.fuse.operations import Operations
-from xipfs.fuse.options import CacheMode, MountOptions
+from xipfs.fuse.options import CacheMode, MountOptions, Promoted
 from xipfs.fuse.view import RegionMap, region_map
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.arch import get_arch
@@ -34,7 +36,7 @@ from xipfs.mm.vma import Mm
 from xipfs.ondisk.inode import INO_ROOT
 from xipfs.phys.cost import CostAccount
 from xipfs.phys.physmem import Run
-from xipfs.policy.contract import Policy, no_pages, page_id_parts
+from xipfs.policy.contract import PageIds, Policy, no_pages, page_id_parts
 from xipfs.policy.pageset import page_set
 from xipfs.policy.profile import read_profile
 from xipfs.policy.registry import load_policy
@@ -42,7 +44,7 @@ from xipfs.tiering.access_log import AccessLog
 from xipfs.tiering.budget import Budget
 from xipfs.tiering.daemon import TieringDaemon
 from xipfs.tiering.mover import Mover, resident_pages
-from xipfs.tiering.sampler import CacheSampler, DropRange
+from xipfs.tiering.sampler import COST_RATIO, RETURN_NS, CacheSampler, DropRange, drop_ranges
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino
 
 __all__ = ["Mount"]
@@ -81,13 +83,14 @@ class Mount:
         self.log = AccessLog()
         self.operations = Operations(sb, self.mm, self.log)
         self.mover = Mover(self.machine, self._find_mapping, self._mapping_emptied)
+        self._sampler = _sampler(options)
         self.tiering = TieringDaemon(
             self.mm,
             self.mover,
             self.log,
             policy,
             policy_name=options.policy,
-            sampler=CacheSampler() if options.cache is CacheMode.SAMPLED else None,
+            sampler=self._sampler,
             budget=Budget(options.budget_pages, options.rate_bytes_per_s, time.monotonic_ns()),
             epoch_ns=options.epoch_ms * 1_000_000,
             tier_facts=self.cost.tier_facts,
@@ -134,6 +137,37 @@ class Mount:
     def run_epoch(self) -> list[DropRange]:
         """Do one epoch at once. The server does the same in slices."""
         return self.dispatch(self.tiering.run_epoch)
+
+    def promoted_ranges(self, pages: PageIds) -> Sequence[DropRange | StoreRange]:
+        """Return what the kernel shall do about its copies of *pages* (sorted), now promoted.
+
+        The bytes are copies: valid without the lock.
+        """
+        if self.options.promoted is Promoted.PUSH:
+            if self._sampler is not None:
+                self._sampler.cache(pages)
+            return [stored for span in drop_ranges(pages) for stored in self._copies(*span)]
+        if self.options.promoted is Promoted.DROP:
+            if self._sampler is not None:
+                return self._sampler.drop(pages, self.log.clock())
+            return drop_ranges(pages)
+        return []
+
+    def _copies(self, mapping_id: int, pgoff: int, nr_pages: int) -> Iterator[StoreRange]:
+        """Yield the bytes of pages in a row, as far as they are in RAM."""
+        mapping = self._find_mapping(mapping_id)
+        if mapping is None:
+            return
+        frames = [mapping.i_pages.get(i) for i in range(pgoff, pgoff + nr_pages)]
+        for is_in_ram, group in itertools.groupby(
+            enumerate(frames), lambda pair: pair[1] is not None
+        ):
+            if is_in_ram:
+                found = [(i, frame) for i, frame in group if frame is not None]
+                first = pgoff + found[0][0]
+                data = b"".join(self.machine.physmem.frame(frame) for _, frame in found)
+                rest_bytes = mapping.i_size_bytes - (first << PAGE_SHIFT)
+                yield StoreRange(mapping_id, first, data[:rest_bytes])
 
     def region_map(self, nr_cells: int) -> RegionMap:
         """Return the map of the region; takes the lock."""
@@ -227,6 +261,12 @@ class Mount:
         inode = self.sb.find_inode(Ino(mapping.id))
         if inode is not None:
             self.sb.drop_unused(inode)
+
+
+def _sampler(options: MountOptions) -> CacheSampler | None:
+    if options.cache is not CacheMode.SAMPLED:
+        return None
+    return CacheSampler(nr_returns_max=round(COST_RATIO * options.epoch_ms * 1e6 / RETURN_NS))
 
 
 def _host_memory_bytes() -> int:

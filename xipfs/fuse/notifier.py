@@ -1,4 +1,4 @@
-"""Notifier: a thread that tells the kernel to drop ranges of files from its page cache.
+"""Notifier: a thread that has the kernel drop ranges of files from its page cache, or take them in.
 
 A thread of its own, because the kernel makes the caller wait for pages that are being read, and
 those reads are answered by the thread that serves the mount. So it is never called from a handler.
@@ -8,7 +8,12 @@ pyfuse3 can only drop whole files; a range is one raw message on the session's d
     out_header   u32 length   i32 FUSE_NOTIFY_INVAL_INODE = 2   u64 0
     body         u64 inode    i64 offset    i64 length, in bytes
 
-Source: include/uapi/linux/fuse.h, fuse_notify_inval_inode_out.
+and another puts bytes into the cache, as if the kernel had read them:
+
+    out_header   u32 length   i32 FUSE_NOTIFY_STORE = 4         u64 0
+    body         u64 inode    u64 offset    u32 size    u32 0   and the bytes
+
+Source: include/uapi/linux/fuse.h, fuse_notify_inval_inode_out, fuse_notify_store_out.
 """
 
 import contextlib
@@ -18,27 +23,44 @@ import os
 import queue
 import struct
 import threading
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from xipfs.tiering.sampler import DropRange
 from xipfs.units import PAGE_SHIFT
 
-__all__ = ["Notifier", "find_session_fd"]
+__all__ = ["Notifier", "StoreRange", "find_session_fd"]
 
 _log = logging.getLogger(__name__)
 
-_MESSAGE = struct.Struct("<IiQQqq")
+_DROP = struct.Struct("<IiQQqq")
+_STORE = struct.Struct("<IiQQQII")
 _FUSE_NOTIFY_INVAL_INODE = 2
+_FUSE_NOTIFY_STORE = 4
 
 # The inode is not in the kernel any more; the request it waited for went away; unmounted.
 _HARMLESS = {errno.ENOENT, errno.EINTR, errno.ENODEV, errno.ENOTCONN, errno.EBADF}
 
 
+class StoreRange(NamedTuple):
+    """Bytes of file *mapping_id* from page *pgoff* on, to be put into the kernel's cache.
+
+    data: whole pages, but for the last one of the file.
+    """
+
+    mapping_id: int
+    pgoff: int
+    data: bytes
+
+
 class Notifier:
-    """Drops ranges on the FUSE session of descriptor *fd*, which stays the caller's."""
+    """Drops and stores ranges on the FUSE session of descriptor *fd*, which stays the caller's."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._queue: queue.SimpleQueue[list[DropRange] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[DropRange | StoreRange] | None] = (
+            queue.SimpleQueue()
+        )
         self._stopping = False
         # A daemon thread: should the kernel never let go of it, the process can still end.
         self._thread = threading.Thread(target=self._run, name="xipfs-notifier", daemon=True)
@@ -49,8 +71,8 @@ class Notifier:
         """Has it done all it was told? Otherwise telling it more only makes a queue."""
         return self._queue.empty()
 
-    def drop(self, ranges: list[DropRange]) -> None:
-        """Have *ranges* dropped, soon; returns at once."""
+    def send(self, ranges: Sequence[DropRange | StoreRange]) -> None:
+        """Have *ranges* dropped or stored, soon and in this order; returns at once."""
         if ranges:
             self._queue.put(ranges)
 
@@ -66,22 +88,32 @@ class Notifier:
 
     def _run(self) -> None:
         while (ranges := self._queue.get()) is not None:
-            for mapping_id, pgoff, nr_pages in ranges:
+            for range_ in ranges:
                 if self._stopping:
                     return
-                message = _MESSAGE.pack(
-                    _MESSAGE.size,
-                    _FUSE_NOTIFY_INVAL_INODE,
-                    0,
-                    mapping_id,
-                    pgoff << PAGE_SHIFT,
-                    nr_pages << PAGE_SHIFT,
-                )
                 try:
-                    os.write(self._fd, message)
+                    os.writev(self._fd, _message(range_))
                 except OSError as exc:
                     if exc.errno not in _HARMLESS:
-                        _log.warning("dropping pages of inode %d: %s", mapping_id, exc.strerror)
+                        _log.warning("%s: %s", _describe(range_), exc.strerror)
+
+
+def _message(range_: DropRange | StoreRange) -> tuple[bytes, ...]:
+    offset = range_.pgoff << PAGE_SHIFT
+    if isinstance(range_, StoreRange):
+        size_bytes = len(range_.data)
+        length = _STORE.size + size_bytes
+        head = _STORE.pack(length, _FUSE_NOTIFY_STORE, 0, range_.mapping_id, offset, size_bytes, 0)
+        return head, range_.data
+    size_bytes = range_.nr_pages << PAGE_SHIFT
+    return (
+        _DROP.pack(_DROP.size, _FUSE_NOTIFY_INVAL_INODE, 0, range_.mapping_id, offset, size_bytes),
+    )
+
+
+def _describe(range_: DropRange | StoreRange) -> str:
+    what = "storing" if isinstance(range_, StoreRange) else "dropping"
+    return f"{what} pages of inode {range_.mapping_id}"
 
 
 def find_session_fd() -> int | None:

@@ -11,7 +11,7 @@ from xipfs.phys.cost import COST_DEFAULT, CostModel, parse_cost
 from xipfs.policy.registry import POLICY_DEFAULT
 from xipfs.units import PAGE_SIZE, parse_size
 
-__all__ = ["OPTION_HELP", "CacheMode", "MountOptions", "parse_options"]
+__all__ = ["OPTION_HELP", "CacheMode", "MountOptions", "Promoted", "parse_options"]
 
 
 class CacheMode(StrEnum):
@@ -20,6 +20,14 @@ class CacheMode(StrEnum):
     NONE = "none"
     SAMPLED = "sampled"
     FULL = "full"
+
+
+class Promoted(StrEnum):
+    """What is done about the kernel's own copy of a page that was promoted."""
+
+    KEEP = "keep"
+    PUSH = "push"
+    DROP = "drop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,7 @@ class MountOptions:
     budget_pages: int = 4096
     rate_bytes_per_s: int | None = None
     prefetch: str = ""
+    promoted: Promoted = Promoted.KEEP
     arch: str = ARCH_DEFAULT.name
     cost: CostModel = COST_DEFAULT
     inject: bool = False
@@ -64,6 +73,7 @@ OPTION_HELP = {
     "budget": "most pages moved in one epoch, default 4096",
     "rate": "most bytes moved in one second, like 100M; default no limit",
     "prefetch": "bring the pages of this profile to RAM at mount: xipfs trace profile makes one",
+    "promoted": "keep (default), push or drop the kernel's copy of pages that are promoted",
     "arch": "simulated architecture: generic (default), x86, powerpc, s390",
     "cost": "memories to reckon with: optane (default), cxl, pcm, nor, dcss, dram; :clients=N",
     "inject": "let reads really take the time that the cost model says",
@@ -97,6 +107,13 @@ def _cache(text: str) -> CacheMode:
         return CacheMode(text)
     except ValueError:
         raise MountError(f"cache={text!r}: one of {', '.join(CacheMode)}") from None
+
+
+def _promoted(text: str) -> Promoted:
+    try:
+        return Promoted(text)
+    except ValueError:
+        raise MountError(f"promoted={text!r}: one of {', '.join(Promoted)}") from None
 
 
 def _ram_bytes(text: str) -> int:
@@ -146,6 +163,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "budget": ("budget_pages", _number("budget", 1, 1 << 24)),
     "rate": ("rate_bytes_per_s", _rate),
     "prefetch": ("prefetch", str),
+    "promoted": ("promoted", _promoted),
     "arch": ("arch", _arch),
     "cost": ("cost", _cost),
     "fsname": ("fsname", str),

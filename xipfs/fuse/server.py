@@ -2,7 +2,8 @@
 
     main task        pyfuse3.main: requests, one after the other
     epoch task       every epoch_ms: sample; let the policy decide, in a thread, while requests are
-                     served; migrate in slices with a checkpoint between; drop ranges
+                     served; migrate in slices with a checkpoint between; have the kernel drop
+                     ranges, and take in or drop what was promoted
     signal task      SIGTERM, SIGINT, SIGHUP: end as if unmounted
     control task     xipfs stat and others
     notifier thread  see `notifier`
@@ -134,8 +135,14 @@ async def _run_epochs(mount: Mount, notifier: Notifier | None) -> None:
                 mount.dispatch(tiering.accept, answer)
             while mount.dispatch(tiering.migrate_some):
                 await trio.lowlevel.checkpoint()
-            if notifier is not None and notifier.idle:
-                notifier.drop(mount.dispatch(tiering.drop_ranges))
+            # Who is behind gets no more to do.
+            ready = notifier if notifier is not None and notifier.idle else None
+            for pages in tiering.take_promoted():
+                if ready is not None:
+                    ready.send(mount.dispatch(mount.promoted_ranges, pages))
+                await trio.lowlevel.checkpoint()
+            if ready is not None:
+                ready.send(mount.dispatch(tiering.drop_ranges))
         except Exception:
             _log.exception("a bug in xipfs: epoch %d ended early", tiering.nr_epochs)
 

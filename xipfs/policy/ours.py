@@ -6,10 +6,12 @@ that was dropped is watched until its next use. From both comes the rate
 
     rate = (n + prior * m) / (t + m)        m: PRIOR_EPOCHS; prior: of all pages together
 
-which is the mean of a Poisson rate with a Gamma prior: little evidence, little said.
+which is the mean of a Poisson rate with a Gamma prior: little evidence, little said. That a page is
+read for the first time is none there: it tells neither how often nor in how long.
 
-The evidence is kept twice, forgotten within MEMORY_SHORT and within MEMORY_LONG epochs. Each epoch
-both foretell the accesses; the one that has done so better of late gives the rates.
+The evidence is kept twice, forgotten within MEMORY_SHORT and within MEMORY_LONG epochs in which the
+page was watched. Each epoch both foretell the accesses; the one that has done so better of late
+gives the rates.
 
 A page in RAM saves rate * (latency of NVRAM - latency of RAM) an epoch, for as long as it stays. So
 a page is promoted into a free frame, or swapped for the page with the least rate, if
@@ -99,7 +101,7 @@ class Policy:
         timed = batch.latency_ns >= 0
         watched = np.ones(len(seen))
         places = np.searchsorted(seen, batch.page[timed])
-        watched[places] = np.minimum(batch.latency_ns[timed] / tiers.epoch_ns, 1.0)
+        watched[places] = batch.latency_ns[timed] / tiers.epoch_ns
         self._stats.rows(page_set(np.concatenate([seen, tiers.resident])))
         pages = self._stats.pages
         is_resident = is_in(pages, tiers.resident)
@@ -111,6 +113,11 @@ class Policy:
         uses = np.zeros(len(pages))
         time = np.where(is_blind, 0.0, 1.0)
         rows = np.searchsorted(pages, seen)
+        if tiers.is_sampled:
+            # That a page is read for the first time tells neither how often nor in how long.
+            counts = np.zeros_like(counts)
+            counts[places] = 1
+            watched = np.where(counts > 0, watched, 0.0)
         uses[rows], time[rows] = counts, watched
         return uses, time
 
@@ -122,7 +129,8 @@ class Policy:
             expected = np.maximum(rates * time, 1e-9)
             # The logarithm of the Poisson probability, but for what is the same for both.
             scores.append(float(np.sum(uses * np.log(expected) - expected)))
-            kept = np.exp(-1 / length)
+            # A page that was not watched is not forgotten either: of it there is nothing newer.
+            kept = np.where(time > 0, np.exp(-1 / length), 1.0)
             self._stats[f"uses_{memory}"] = self._stats[f"uses_{memory}"] * kept + uses
             self._stats[f"time_{memory}"] = self._stats[f"time_{memory}"] * kept + time
         self._long_leads = _SCORE_DECAY * self._long_leads + scores[1] - scores[0]

@@ -122,6 +122,7 @@ class TieringDaemon:
         self._epoch_start_ns = log.clock()
         self.nr_epochs = 0
         self.nr_ranges_dropped = 0
+        self._promoted: list[PageIds] = []
         self.policies: dict[str, PolicyStatistics] = {}
         self.set_policy(policy_name, policy)
 
@@ -187,6 +188,7 @@ class TieringDaemon:
             occupancy=facts.occupancy,
             promote_ns=facts.promote_ns,
             write_back_ns=facts.write_back_ns,
+            is_sampled=self._sampler is not None,
         )
         self.nr_epochs += 1
         self._cool()
@@ -250,11 +252,17 @@ class TieringDaemon:
         self._mm.machine.vmstat.numa_pte_updates += sum(dropped.nr_pages for dropped in ranges)
         return ranges
 
+    def take_promoted(self) -> list[PageIds]:
+        """Return what was to be promoted since the last time, a slice each, sorted."""
+        promoted, self._promoted = self._promoted, []
+        return promoted
+
     def run_epoch(self) -> list[DropRange]:
         """Do a whole epoch at once: for tests, and where nobody waits for the lock."""
         self.accept(decide(self.sample()))
         while self.migrate_some():
             pass
+        self._promoted = []
         return self.drop_ranges()
 
     def _possible(self, plan: Plan, tiers: Tiers, refused: Counter[str]) -> Plan:
@@ -286,6 +294,7 @@ class TieringDaemon:
         vmstat = self._mm.machine.vmstat
         nr_before = vmstat.pgpromote_success
         moved = self._mover.exchange(pairs)
+        self._promoted.append(np.sort(pairs[:, 1]))
         nr_promoted = vmstat.pgpromote_success - nr_before
         self._statistics.nr_promoted += nr_promoted
         self._statistics.nr_demoted += moved.nr_migrated - nr_promoted
@@ -298,6 +307,7 @@ class TieringDaemon:
 
     def _promote(self, pages: PageIds) -> None:
         moved = self._mover.promote(pages)
+        self._promoted.append(pages)
         self._statistics.nr_promoted += moved.nr_migrated
         self._statistics.nr_failed += moved.nr_failed
 

@@ -8,6 +8,9 @@ cached. So only ranges believed cached are ever chosen, a budget of them each ep
     a quarter of the budget   pages in RAM, one by one: are they still used?
     the rest                  chunks of 16 pages (64 KiB), those longest not looked at first
 
+What comes back costs programs a request each, for which they wait. So many may come on average, and
+each takes one from a credit; no more is dropped than the credit would pay for.
+
 How soon a page is read again after it was dropped tells how hot it is: the hint-fault latency of
 Linux's NUMA balancing, by other means.
 
@@ -23,9 +26,18 @@ from numpy.typing import NDArray
 from xipfs.policy.contract import CHUNK_SHIFT, PageIds, no_pages, page_id_parts
 from xipfs.policy.pageset import is_in, page_set
 
-__all__ = ["CacheSampler", "DropRange"]
+__all__ = ["COST_RATIO", "RETURN_NS", "CacheSampler", "DropRange", "drop_ranges"]
 
 _NR_CHUNK_PAGES = 1 << CHUNK_SHIFT
+
+RETURN_NS = 120_000
+"""What a program waits for a page that was dropped. Source: measured, 50 us when quiet to 350."""
+
+COST_RATIO = 0.05
+"""The part of their time that programs may wait for what was dropped."""
+
+_NR_CREDIT_EPOCHS = 8
+"""What was not spent in so many epochs may be, at once: at the start too."""
 
 _BUDGET_DIVISOR = 6
 """Every chunk that is cached is looked at once in about so many epochs."""
@@ -45,25 +57,37 @@ class DropRange(NamedTuple):
 class CacheSampler:
     """Keeps what the kernel is believed to cache, chunk by chunk.
 
-    budget_pages_min, budget_pages_max: the budget of one epoch lies between.
+    budget_pages_min, budget_pages_max: the budget of one epoch lies between, but for the credit.
+    nr_returns_max: requests for what was dropped that may come in an epoch, on average. Each takes
+    one from a credit, and no more pages are dropped than it holds. None: as many as may be.
     """
 
     __slots__ = (
         "_budget_pages_max",
         "_budget_pages_min",
         "_cached",
+        "_credit",
         "_cursor",
         "_dropped_ns",
+        "_nr_returns_max",
         "_single",
         "_single_ns",
     )
 
-    def __init__(self, *, budget_pages_min: int = 4096, budget_pages_max: int = 16384) -> None:
+    def __init__(
+        self,
+        *,
+        budget_pages_min: int = 4096,
+        budget_pages_max: int = 16384,
+        nr_returns_max: int | None = None,
+    ) -> None:
         self._budget_pages_min = budget_pages_min
         self._budget_pages_max = budget_pages_max
+        self._nr_returns_max = nr_returns_max
+        self._credit = (nr_returns_max or 0) * _NR_CREDIT_EPOCHS
         # An ordered set: the chunk longest not looked at first.
         self._cached: dict[int, None] = {}
-        # When each chunk was dropped that was not read since.
+        # When each chunk was dropped last.
         self._dropped_ns: dict[int, int] = {}
         # Pages of chunks that are cached, themselves dropped and not read since; sorted. And when.
         self._single = no_pages()
@@ -86,11 +110,14 @@ class CacheSampler:
         for i, chunk in enumerate(chunks.tolist()):
             self._cached.pop(chunk, None)
             self._cached[chunk] = None
-            dropped_ns[i] = self._dropped_ns.pop(chunk, -1)
+            # Also of a chunk that came back in part: a request tells that its page had not.
+            dropped_ns[i] = self._dropped_ns.get(chunk, -1)
         since_ns = dropped_ns[np.searchsorted(chunks, pages >> CHUNK_SHIFT)]
         single = is_in(pages, self._single)
         since_ns[single] = self._single_ns[np.searchsorted(self._single, pages[single])]
         self._keep_single(~is_in(self._single, page_set(pages)))
+        # The pages of one request have one time.
+        self._earn(len(np.unique(times_ns[since_ns >= 0])))
         return np.where(since_ns < 0, -1, np.maximum(times_ns - since_ns, 0))
 
     def blind(self, pages: PageIds) -> PageIds:
@@ -106,6 +133,17 @@ class CacheSampler:
         cached = np.sort(np.fromiter(self._cached, np.int64, len(self._cached)))
         return cached[~is_in(cached, page_set(seen >> CHUNK_SHIFT))]
 
+    def drop(self, pages: PageIds, now_ns: int) -> list[DropRange]:
+        """Return what to drop now of *pages* (sorted), as far as they are believed cached."""
+        pages = self.blind(pages)
+        self._add_single(pages, now_ns)
+        return drop_ranges(pages)
+
+    def cache(self, pages: PageIds) -> None:
+        """Take note that *pages* (sorted) are put into the kernel's cache: nobody read them."""
+        self._cached |= dict.fromkeys(page_set(pages >> CHUNK_SHIFT).tolist())
+        self._keep_single(~is_in(self._single, pages))
+
     def choose(self, resident: PageIds, now_ns: int) -> list[DropRange]:
         """Return what to drop now, neighbours joined; it counts as dropped from here on.
 
@@ -113,6 +151,8 @@ class CacheSampler:
         """
         budget_pages = self.nr_cached_pages // _BUDGET_DIVISOR
         budget_pages = min(max(budget_pages, self._budget_pages_min), self._budget_pages_max)
+        if self._nr_returns_max is not None:
+            budget_pages = min(budget_pages, max(self._credit, _NR_CHUNK_PAGES))
         singles = self._choose_residents(resident, budget_pages // _RESIDENTS_DIVISOR, now_ns)
         nr_chunks = (budget_pages - len(singles)) >> CHUNK_SHIFT
         chunks = np.fromiter(islice(self._cached, nr_chunks), np.int64)
@@ -122,7 +162,14 @@ class CacheSampler:
         self._keep_single(~is_in(self._single >> CHUNK_SHIFT, np.sort(chunks)))
         first_pages = chunks << CHUNK_SHIFT
         pages = (first_pages[:, np.newaxis] + np.arange(_NR_CHUNK_PAGES)).ravel()
-        return _join(page_set(np.concatenate([singles, pages])))
+        return drop_ranges(page_set(np.concatenate([singles, pages])))
+
+    def _earn(self, nr_returns: int) -> None:
+        """Let the credit grow by an epoch, and shrink by what came back in it."""
+        if self._nr_returns_max is not None:
+            credit = self._credit + self._nr_returns_max - nr_returns
+            limit = self._nr_returns_max * _NR_CREDIT_EPOCHS
+            self._credit = min(max(credit, -limit), limit)
 
     def _choose_residents(self, resident: PageIds, nr_wanted: int, now_ns: int) -> PageIds:
         """Return pages in RAM that are blind, going round behind the one looked at last."""
@@ -131,17 +178,20 @@ class CacheSampler:
         chosen = np.concatenate([blind[start:], blind[:start]])[:nr_wanted]
         if len(chosen):
             self._cursor = int(chosen[-1])
-            order = np.argsort(np.concatenate([self._single, chosen]), kind="stable")
-            self._single = np.concatenate([self._single, chosen])[order]
-            times_ns = np.full(len(chosen), now_ns, np.int64)
-            self._single_ns = np.concatenate([self._single_ns, times_ns])[order]
+            self._add_single(chosen, now_ns)
         return chosen
+
+    def _add_single(self, pages: PageIds, now_ns: int) -> None:
+        single = np.concatenate([self._single, pages])
+        times_ns = np.concatenate([self._single_ns, np.full(len(pages), now_ns, np.int64)])
+        order = np.argsort(single, kind="stable")
+        self._single, self._single_ns = single[order], times_ns[order]
 
     def _keep_single(self, kept: NDArray[np.bool_]) -> None:
         self._single, self._single_ns = self._single[kept], self._single_ns[kept]
 
 
-def _join(pages: PageIds) -> list[DropRange]:
+def drop_ranges(pages: PageIds) -> list[DropRange]:
     """Join neighbouring pages (sorted) of one file."""
     if not len(pages):
         return []

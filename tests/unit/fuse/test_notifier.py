@@ -8,12 +8,13 @@ import threading
 
 import pytest
 
-from xipfs.fuse.notifier import Notifier, find_session_fd
+from xipfs.fuse.notifier import Notifier, StoreRange, find_session_fd
 from xipfs.tiering.sampler import DropRange
 from xipfs.units import PAGE_SIZE
 
 MESSAGE = struct.Struct("<IiQQqq")
 INVAL_INODE = 2
+STORE = 4
 TIMEOUT_S = 30.0
 
 
@@ -34,8 +35,8 @@ def end(notifier: Notifier) -> None:
 def test_a_message_for_each_range(session):
     ours, theirs = session
     notifier = Notifier(theirs.fileno())
-    notifier.drop([DropRange(7, 0, 16), DropRange((1 << 40) + 3, 32, 1)])
-    notifier.drop([DropRange(9, (1 << 32) - 16, 16)])
+    notifier.send([DropRange(7, 0, 16), DropRange((1 << 40) + 3, 32, 1)])
+    notifier.send([DropRange(9, (1 << 32) - 16, 16)])
     found = [MESSAGE.unpack(ours.recv(1000)) for _ in range(3)]
     head = (MESSAGE.size, INVAL_INODE, 0)
     assert found == [
@@ -46,34 +47,48 @@ def test_a_message_for_each_range(session):
     end(notifier)
 
 
+def test_bytes_to_store_follow_their_header(session):
+    ours, theirs = session
+    notifier = Notifier(theirs.fileno())
+    data = bytes(range(256)) * 20
+    notifier.send([StoreRange(7, 3, data), DropRange(7, 0, 1)])
+    found = ours.recv(1 << 16)
+    head = struct.Struct("<IiQQQII")
+    size = head.size + len(data)
+    assert head.unpack(found[: head.size]) == (size, STORE, 0, 7, 3 * PAGE_SIZE, len(data), 0)
+    assert found[head.size :] == data
+    assert MESSAGE.unpack(ours.recv(1000))[1] == INVAL_INODE, "in the order they were given"
+    end(notifier)
+
+
 def test_nothing_to_drop_is_nothing_to_do(session):
     ours, theirs = session
     notifier = Notifier(theirs.fileno())
-    notifier.drop([])
+    notifier.send([])
     assert notifier.idle
-    notifier.drop([DropRange(7, 0, 1)])
+    notifier.send([DropRange(7, 0, 1)])
     assert MESSAGE.unpack(ours.recv(1000))[3] == 7
     end(notifier)
 
 
 def failing(monkeypatch, *errors: int) -> list[int]:
-    """Let os.write fail by these errors, one after the other, then work; return the inodes."""
+    """Let os.writev fail by these errors, one after the other, then work; return the inodes."""
     left = list(errors)
     written: list[int] = []
 
-    def write(fd: int, message: bytes) -> int:
-        written.append(MESSAGE.unpack(message)[3])
+    def writev(fd: int, message: tuple[bytes, ...]) -> int:
+        written.append(MESSAGE.unpack(message[0])[3])
         if left:
             number = left.pop(0)
             raise OSError(number, os.strerror(number))
-        return len(message)
+        return len(message[0])
 
-    monkeypatch.setattr("xipfs.fuse.notifier.os.write", write)
+    monkeypatch.setattr("xipfs.fuse.notifier.os.writev", writev)
     return written
 
 
 def drop_and_wait(notifier: Notifier, count: int, written: list[int]) -> None:
-    notifier.drop([DropRange(ino, 0, 1) for ino in range(count)])
+    notifier.send([DropRange(ino, 0, 1) for ino in range(count)])
     done = threading.Event()
     while len(written) < count:
         done.wait(0.001)
@@ -102,16 +117,16 @@ def test_it_ends_though_much_is_waiting(monkeypatch):
     entered, leave = threading.Event(), threading.Event()
     written: list[bytes] = []
 
-    def write(fd: int, message: bytes) -> int:
-        written.append(message)
+    def writev(fd: int, message: tuple[bytes, ...]) -> int:
+        written.append(message[0])
         entered.set()
         assert leave.wait(TIMEOUT_S)
-        return len(message)
+        return len(message[0])
 
-    monkeypatch.setattr("xipfs.fuse.notifier.os.write", write)
+    monkeypatch.setattr("xipfs.fuse.notifier.os.writev", writev)
     notifier = Notifier(-1)
-    notifier.drop([DropRange(ino, 0, 1) for ino in range(100)])
-    notifier.drop([DropRange(ino, 0, 1) for ino in range(100)])
+    notifier.send([DropRange(ino, 0, 1) for ino in range(100)])
+    notifier.send([DropRange(ino, 0, 1) for ino in range(100)])
     assert entered.wait(TIMEOUT_S)
     assert not notifier.idle
     notifier.stop()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xipfs.errors import MountError
-from xipfs.fuse.options import OPTION_HELP, CacheMode, MountOptions, parse_options
+from xipfs.fuse.options import OPTION_HELP, CacheMode, MountOptions, Promoted, parse_options
 from xipfs.phys.cost import parse_cost
 from xipfs.policy.registry import POLICY_DEFAULT
 from xipfs.units import PAGE_SIZE
@@ -22,6 +22,7 @@ DEFAULTS = MountOptions(
     policy=POLICY_DEFAULT,
     epoch_ms=1000,
     budget_pages=4096,
+    promoted=Promoted.KEEP,
     arch="generic",
     cost=parse_cost("optane"),
     inject=False,
@@ -54,6 +55,9 @@ GOOD = {
     "rate=100M": {"rate_bytes_per_s": 100 << 20},
     "prefetch=hot.txt": {"prefetch": "hot.txt"},
     "budget=16777216": {"budget_pages": 1 << 24},
+    "promoted=keep": {},
+    "promoted=push": {"promoted": Promoted.PUSH},
+    "promoted=drop": {"promoted": Promoted.DROP},
     "arch=generic": {},
     "arch=x86": {"arch": "x86"},
     "arch=powerpc": {"arch": "powerpc"},

@@ -76,6 +76,39 @@ def test_what_was_dropped_and_came_back_soon_is_hot():
     assert policy.decide(batch, tiers).promote.tolist() == [2]
 
 
+def test_a_first_reading_proves_nothing_where_others_are_hidden():
+    """Page 1 was scanned, and nobody looked since; page 2 came back within a tenth of an epoch.
+
+    The first reading counted as a use in an epoch, and outweighed what came after it.
+    """
+    policy = Policy()
+    facts = {"nr_ram_frames": 1, "is_sampled": True}
+    decide(policy, [2] + [1] * 20, resident=[1], **facts)
+    tiers = make_tiers(epoch=1, resident=[1], blind=[1], **facts)
+    plan = policy.decide(make_batch([2], latency_ns=[100 * MS]), tiers)
+    assert (plan.promote.tolist(), plan.demote.tolist()) == ([2], [1])
+
+
+def test_what_is_not_watched_is_not_forgotten():
+    """A look once in forty epochs is worth as much at the end of them as at the start."""
+    policy = Policy()
+    facts = {"nr_ram_frames": 0, "is_sampled": True}
+    policy.decide(make_batch([1], latency_ns=[10 * MS]), make_tiers(**facts))
+    known = policy._rates(1).tolist()
+    for epoch in range(1, 40):
+        decide(policy, [], epoch=epoch, blind_chunks=[0], **facts)
+    assert policy._rates(1).tolist() == known
+
+
+def test_a_page_that_came_back_after_epochs_was_waited_for_in_all_of_them():
+    policy = Policy()
+    tiers = make_tiers(nr_ram_frames=0, is_sampled=True)
+    batch = make_batch([1, 2], latency_ns=[EPOCH_NS, 5 * EPOCH_NS])
+    policy.decide(batch, tiers)
+    once, seldom = policy._rates(1).tolist()
+    assert once > 3 * seldom
+
+
 def test_who_cannot_be_seen_is_not_forgotten_at_once():
     """A resident page that the kernel caches keeps its place against one that is used less."""
     policy = Policy()

@@ -433,6 +433,24 @@ def test_a_pinned_page_stays(world):
     world.machine.mem_map.put_page(pinned)
 
 
+def test_what_was_promoted_is_told_once(world):
+    a, b = world.a, world.b
+    world.policy.answer = Plan(as_ids([(a, 3), (a, 5)]))
+    world.daemon.accept(decide(world.daemon.sample()))
+    assert world.daemon.take_promoted() == []
+    while world.daemon.migrate_some():
+        pass
+    (told,) = world.daemon.take_promoted()
+    assert told.tolist() == as_ids([(a, 3), (a, 5)]).tolist()
+    pair = np.array([[*as_ids([(a, 3)]), *as_ids([(b, 1)])]])
+    world.policy.answer = Plan(exchange=pair)
+    world.daemon.accept(decide(world.daemon.sample()))
+    world.daemon.migrate_some()
+    (told,) = world.daemon.take_promoted()
+    assert told.tolist() == as_ids([(b, 1)]).tolist()
+    assert world.daemon.take_promoted() == []
+
+
 # The sampler's part
 
 

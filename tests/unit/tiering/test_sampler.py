@@ -117,7 +117,8 @@ def test_how_long_after_it_was_dropped_a_page_was_read():
     assert observe(sampler, ids((7, 1500), (7, 1501), (7, 3), (7, 3), (7, 70)), 1300) == [
         300, -1, 300, 300, -1
     ]  # fmt: skip
-    assert observe(sampler, ids((7, 1500), (7, 4)), 1400) == [-1, -1], "cached again by then"
+    assert observe(sampler, ids((7, 4)), 1400) == [400], "though another of its chunk came before"
+    assert observe(sampler, ids((7, 1500)), 1400) == [-1], "cached again by then"
     sampler.choose(NONE, 2000)
     assert observe(sampler, ids((7, 80)), 1999) == [0], "clocks that cross are no latency"
 
@@ -149,6 +150,40 @@ def test_the_budget_grows_with_what_is_cached(nr_cached, nr_chosen):
     sampler = make_sampler(8, 32)
     observe(sampler, run(7, 0, nr_cached * CHUNK))
     assert len(chunks_of(sampler.choose(NONE, 0))) == nr_chosen
+
+
+def test_no_more_is_dropped_than_may_come_back():
+    """What came back costs credit, by requests; the credit is an average over some epochs.
+
+    A program whose 128 MiB were cached waited for 4,000 requests a second, and for nothing else.
+    """
+    sampler = CacheSampler(budget_pages_min=512, budget_pages_max=512, nr_returns_max=8)
+
+    def nr_dropped(now_ns: int) -> int:
+        return sum(nr_pages for *_, nr_pages in sampler.choose(NONE, now_ns))
+
+    observe(sampler, run(7, 0, 1000 * CHUNK))
+    assert nr_dropped(0) == 8 * 8, "unspent credit of eight epochs"
+    observe(sampler, run(7, 0, 64), 50)
+    assert nr_dropped(100) == 8 * 8, "one request brought all of them"
+    sampler.observe(run(7, 64, 128), np.arange(100, 164))
+    assert nr_dropped(200) == CHUNK, "8 were earned and 64 spent; the least is a chunk"
+    for epoch in range(3, 11):
+        observe(sampler, NONE)
+        dropped = nr_dropped(100 * epoch)
+    assert dropped == 8 * 8, "nothing came back"
+
+
+def test_what_was_promoted_can_be_dropped_or_put_into_the_cache():
+    sampler = make_sampler()
+    observe(sampler, run(7, 0, CHUNK))
+    promoted = ids((7, 3), (7, 4), (7, 100))
+    assert sampler.drop(promoted, 1000) == [DropRange(7, 3, 2)], "the other is not cached"
+    assert sampler.blind(promoted).tolist() == []
+    assert sampler.drop(promoted, 1500) == []
+    assert observe(sampler, ids((7, 4)), 1200) == [200]
+    sampler.cache(promoted)
+    assert sampler.blind(promoted).tolist() == promoted.tolist()
 
 
 def test_blind_are_those_that_the_kernel_answers():
