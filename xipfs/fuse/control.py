@@ -95,9 +95,11 @@ class ControlServer:
                     while b"\n" in buffer:
                         line, buffer = buffer.split(b"\n", 1)
                         answer, follows = await self._answer(line, uid)
+                        # Who has the answer may read at once.
+                        position = self._mount.log.position
                         await stream.send_all(answer + b"\n")
                         if follows:
-                            await self._send_accesses(stream)
+                            await self._send_accesses(stream, position)
                     if len(buffer) > _LINE_SIZE_BYTES_MAX:
                         return
             except (trio.BrokenResourceError, OSError):
@@ -125,10 +127,9 @@ class ControlServer:
     async def _trace(self, _request: dict[str, Any]) -> dict[str, int]:
         return {"clock_ns": self._mount.log.clock(), "time_ns": time.time_ns()}
 
-    async def _send_accesses(self, stream: trio.SocketStream) -> None:
-        """Send what is recorded from now on, until the other side goes away."""
+    async def _send_accesses(self, stream: trio.SocketStream, position: int) -> None:
+        """Send what is recorded since *position*, until the other side goes away."""
         log = self._mount.log
-        position = log.position
         sent_s = trio.current_time()
         while True:
             await trio.sleep(_TRACE_INTERVAL_S)
