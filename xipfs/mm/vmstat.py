@@ -23,7 +23,7 @@ class VmStat:
     pgdemote_direct        pages given back since their file went away, or the tier shrinks
     pgdemote_proactive     pages given back because a user said so
     numa_pte_updates       pages dropped from the kernel's cache, for their next use to be seen
-    numa_hint_faults       of those, pages that were used and so seen
+    numa_hint_faults       pages seen in use after they had been dropped; again if Linux evicts them
     pgmigrate_success      pages moved, either way
     pgmigrate_fail         pages that stayed: busy, unreadable, or no frame free
     xip_exchange           pages promoted into the frame of one that was demoted for it
@@ -96,11 +96,6 @@ class VmStat:
                 "demoted <= xip_shadow_hit + xip_writeback",
                 demoted <= self.xip_shadow_hit + self.xip_writeback,
                 (demoted, self.xip_shadow_hit, self.xip_writeback),
-            ),
-            (
-                "numa_hint_faults <= numa_pte_updates",
-                self.numa_hint_faults <= self.numa_pte_updates,
-                (self.numa_hint_faults, self.numa_pte_updates),
             ),
             (
                 "xip_access_ram <= xip_access",
