@@ -24,6 +24,7 @@ from xipfs.mm.pgtable import (
     PMD_SHIFT,
     PTE_NONE,
     PTE_PRESENT,
+    PTE_PROTNONE,
     PTE_RW,
     Leaf,
     mk_pte,
@@ -363,12 +364,16 @@ def _cow_user_page(vmf: VmFault, new: Pfn, old: Pfn | None) -> bool:
 
 
 def _load_user_page(vmf: VmFault) -> bytes | None:
-    """Return what the process sees at the fault's address, None if it sees nothing just now."""
+    """Return what the process sees at the fault's address, None if it sees nothing just now.
+
+    A kernel that does not use the MMU for it sees also what PROT_NONE hides.
+    """
+    machine = vmf.vma.vm_mm.machine
     pte = vmf.vma.vm_mm.page_table.find_pte(vmf.address)
-    if not pte & PTE_PRESENT:
+    if not pte & (PTE_PRESENT if machine.arch.user_copy_by_mmu else PTE_PRESENT | PTE_PROTNONE):
         return None
     try:
-        return vmf.vma.vm_mm.machine.physmem.load(pte_pfn(pte) << PAGE_SHIFT, PAGE_SIZE)
+        return machine.physmem.load(pte_pfn(pte) << PAGE_SHIFT, PAGE_SIZE)
     except DeviceError as exc:
         _log.warning("a page cannot be read for its private copy: %s", exc)
         return None
