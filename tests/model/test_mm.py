@@ -475,7 +475,7 @@ class Machine:
             assert mapping.i_size_bytes == file.size_bytes
             assert set(mapping.i_pages) == {n for n, page in file.pages.items() if page.in_ram}
             for pgoff, page in file.pages.items():
-                assert self.world.page(self._frame(mapping, pgoff, page)) == page.content
+                self._check_bytes(self._frame(mapping, pgoff, page), page)
         assert not any(self.world.page(self.world.machine.sparse_pfn)), "holes are not zero"
 
     def check_that_these_ptes_are_there_and_lead_to_these_pages(self) -> None:
@@ -487,7 +487,7 @@ class Machine:
             for number, page in process.ptes.items():
                 if page.is_copy:
                     assert copies.setdefault(found[number], page) is page
-                    assert self.world.page(found[number]) == page.content
+                    self._check_bytes(found[number], page)
                 else:
                     at = process.space[number]
                     assert found[number] == self._frame(mappings[at.file], at.pgoff, page)
@@ -495,7 +495,16 @@ class Machine:
             nr_file = sum(page.in_ram for page in process.ptes.values()) - nr_copies
             assert (mm.rss_file, mm.rss_anon) == (nr_file, nr_copies)
         for (frame, _), pin in zip(self.pinned, self.plain.pins, strict=True):
-            assert self.world.page(frame) == pin.page.content, "who holds it sees other bytes"
+            self._check_bytes(frame, pin.page)
+
+    def _check_bytes(self, frame: int, page: Page) -> None:
+        """Say where they differ: to show both pages, as pytest would, takes it minutes."""
+        found = self.world.page(frame)
+        if found != page.content:
+            at = next(i for i in range(PAGE_SIZE) if found[i] != page.content[i])
+            raise AssertionError(
+                f"frame {frame:#x}, byte {at}: {found[at]}, not {page.content[at]}"
+            )
 
     def check_that_heat_is_what_was_accessed(self) -> None:
         for mm, process in self.processes:
