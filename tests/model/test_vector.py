@@ -32,7 +32,11 @@ NR_TIER_FRAMES = 24
 
 @pytest.fixture(scope="module")
 def nvram(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NvramDevice]:
-    nvram = make_nvram(tmp_path_factory.mktemp("vector") / "region", NR_BLOCKS, 4)
+    """A region that dirty pages can be written back to; with the bytes that it has."""
+    made = make_nvram(tmp_path_factory.mktemp("vector") / "region", NR_BLOCKS, 4)
+    nvram = NvramDevice.scratch(made.size_bytes)
+    nvram.store_bytes(0, made.load(0, made.size_bytes))
+    made.close()
     yield nvram
     nvram.close()
 
