@@ -36,9 +36,12 @@ def no_warnings_of_mkwrite() -> Iterator[None]:
 @pytest.mark.parametrize("arch", ARCHES)
 def test_mm_answers_as_the_reference(arch: str):
     without = () if arch == "x86" else COPIES_OF_THE_KERNEL
+    # On x86 a fork that PAT refuses has copied as many areas as lie below in memory, and the kernel
+    # puts areas elsewhere: how many were opened and closed again is not told.
+    vms = ("mixed", "pfn") if arch == "x86" else ("mixed", "pfn", "remap")
 
     @settings(max_examples=nr_examples(15, 1000))
-    @given(scenes(arch=arch, without_users=without, with_rss=True))
+    @given(scenes(arch=arch, vms=vms, without_users=without, with_rss=True))
     def play_both(scene: str) -> None:
         header, *ops = scene.splitlines()
         model = Player(header, get_arch(arch, "6.1"))
