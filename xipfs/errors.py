@@ -32,6 +32,7 @@ __all__ = [
     "SourceError",
     "StaleError",
     "SymlinkLoopError",
+    "TracingError",
     "XipfsError",
     "bug_on",
 ]
@@ -83,6 +84,12 @@ class ControlError(XipfsError):
     """No daemon answers for this mount, or it refused the request."""
 
     errno = errno.ENOTCONN
+
+
+class TracingError(XipfsError):
+    """The kernel's tracepoints cannot be had."""
+
+    errno = errno.ENODEV
 
 
 class SourceError(XipfsError):

@@ -11,6 +11,9 @@ cached. So only ranges believed cached are ever chosen, a budget of them each ep
 What comes back costs programs a request each, for which they wait. So many may come on average, and
 each takes one from a credit; no more is dropped than the credit would pay for.
 
+Where the kernel tells what it answers itself (`filemap_events`), only what programs have mapped is
+hidden, and only that is dropped.
+
 How soon a page is read again after it was dropped tells how hot it is: the hint-fault latency of
 Linux's NUMA balancing, by other means.
 
@@ -69,6 +72,7 @@ class CacheSampler:
         "_credit",
         "_cursor",
         "_dropped_ns",
+        "_mapped",
         "_nr_returns_max",
         "_single",
         "_single_ns",
@@ -87,6 +91,8 @@ class CacheSampler:
         self._credit = (nr_returns_max or 0) * _NR_CREDIT_EPOCHS
         # An ordered set: the chunk longest not looked at first.
         self._cached: dict[int, None] = {}
+        # Chunks that faults have mapped, if the kernel tells of faults and reads.
+        self._mapped: set[int] | None = None
         # When each chunk was dropped last.
         self._dropped_ns: dict[int, int] = {}
         # Pages of chunks that are cached, themselves dropped and not read since; sorted. And when.
@@ -100,6 +106,23 @@ class CacheSampler:
         """Pages believed to be in the kernel's cache, an upper bound."""
         return len(self._cached) << CHUNK_SHIFT
 
+    @property
+    def sees_reads(self) -> bool:
+        """Does the kernel tell of reads that it answers itself?"""
+        return self._mapped is not None
+
+    def see_reads(self) -> None:
+        """From now on the kernel tells: what no fault has mapped need not be dropped."""
+        self._mapped = set()
+        self._cached.clear()
+
+    def map(self, pages: PageIds) -> None:
+        """Take note that faults have mapped *pages*: of their use the kernel tells no more."""
+        if self._mapped is not None:
+            chunks = page_set(pages >> CHUNK_SHIFT).tolist()
+            self._mapped.update(chunks)
+            self._cached |= dict.fromkeys(chunks)
+
     def observe(self, pages: PageIds, times_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Take note that *pages* were read, at *times_ns*, and so are in the kernel's cache now.
 
@@ -109,7 +132,8 @@ class CacheSampler:
         dropped_ns = np.full(len(chunks), -1, np.int64)
         for i, chunk in enumerate(chunks.tolist()):
             self._cached.pop(chunk, None)
-            self._cached[chunk] = None
+            if self._mapped is None or chunk in self._mapped:
+                self._cached[chunk] = None
             # Also of a chunk that came back in part: a request tells that its page had not.
             dropped_ns[i] = self._dropped_ns.get(chunk, -1)
         since_ns = dropped_ns[np.searchsorted(chunks, pages >> CHUNK_SHIFT)]
