@@ -182,8 +182,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     return [
         f"image        {facts['image']}, {format_size(facts['nvram_pages'] * page)}",
         f"daemon       pid {facts['pid']}, up {facts['uptime_s']:.0f} s, arch {facts['arch']}",
-        f"cache        {facts['cache']}, {facts['ranges_dropped']} ranges dropped"
-        f"{_told(facts)}",
+        f"cache        {facts['cache']}, {facts['ranges_dropped']} ranges dropped{_told(facts)}",
         f"policy       {facts['policy']}, {facts['epochs']} epochs of {facts['epoch_ms']} ms, "
         f"{facts['policy_errors']} errors, {facts['plan_refused']} entries refused",
         f"RAM tier     {used} of {facts['ram_frames']} frames used "

@@ -34,7 +34,7 @@ from xipfs.fuse.mountpoint import find_mount
 from xipfs.fuse.notifier import Notifier, find_session_fd
 from xipfs.fuse.options import CacheMode
 from xipfs.tiering.daemon import decide
-from xipfs.tiering.filemap_events import FilemapEvents
+from xipfs.tiering.filemap_events import NOTHING_TOLD, FilemapEvents
 
 __all__ = ["raise_read_ahead", "serve"]
 
@@ -161,8 +161,8 @@ async def _run_epochs_with(
         next_s = max(next_s + epoch_s, trio.current_time())
         await trio.sleep_until(next_s)
         try:
-            told = events.take() if events is not None else (None, None)
-            epoch = mount.dispatch(tiering.sample, *told)
+            told = events.take() if events is not None else NOTHING_TOLD
+            epoch = mount.dispatch(tiering.sample, told)
             # A policy that never comes back is left alone in its thread when another takes over.
             with trio.CancelScope() as deciding:
                 mount.policy_changed = deciding.cancel

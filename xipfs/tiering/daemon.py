@@ -37,6 +37,7 @@ from xipfs.policy.contract import (
 from xipfs.policy.pageset import is_in, page_set
 from xipfs.tiering.access_log import Accesses, AccessLog
 from xipfs.tiering.budget import Budget
+from xipfs.tiering.filemap_events import NOTHING_TOLD, Told
 from xipfs.tiering.mover import Mover, dirty_pages, resident_pages
 from xipfs.tiering.sampler import CacheSampler, DropRange
 
@@ -163,16 +164,16 @@ class TieringDaemon:
         if self._sampler is not None:
             self._sampler.see_reads()
 
-    def sample(self, reads: PageIds | None = None, faults: PageIds | None = None) -> Epoch:
+    def sample(self, told: Told = NOTHING_TOLD) -> Epoch:
         """Take what was accessed since the last time, and look at the tiers.
 
-        reads, faults: what the kernel's page cache has answered, from `FilemapEvents.take`.
+        told: what the kernel tells of its page cache, after `see_reads`.
         """
         now_ns = self._log.clock()
         facts = self._tier_facts(now_ns - self._epoch_start_ns)
         self._epoch_start_ns = now_ns
         accesses = self._log.take()
-        reads = no_pages() if reads is None else reads[self._mover.exists(reads)]
+        reads = told.reads[self._mover.exists(told.reads)]
         self.nr_reads_told += len(reads)
         pinned = self._mover.pinned
         resident = resident_pages(self._mm.machine)
@@ -181,15 +182,17 @@ class TieringDaemon:
         blind = blind_chunks = no_pages()
         latency_ns = np.full(len(accesses.page), -1, np.int64)
         if self._sampler is not None:
-            if faults is not None:
-                self._sampler.map(faults)
+            self._sampler.map(told)
             latency_ns = self._sampler.observe(accesses.page, accesses.time_ns)
             hinted = page_set(accesses.page[latency_ns >= 0])
             self._mm.machine.vmstat.numa_hint_faults += len(hinted)
             blind = self._sampler.blind(resident)
             blind = blind[~is_in(blind, page_set(accesses.page))]
             blind_chunks = self._sampler.blind_chunks(accesses.page)
-        batch = _without(pinned, _append_reads(accesses, latency_ns, reads, resident))
+        batch = _append_reads(accesses, latency_ns, reads, resident)
+        if self._sampler is not None:
+            batch = _only(self._sampler.wanted(batch.page, told), batch)
+        batch = _only(~is_in(batch.page, pinned), batch)
         nr_in_ram = int(np.count_nonzero(accesses.tier == Tier.RAM))
         tiers = Tiers(
             epoch=self.nr_epochs,
@@ -350,8 +353,7 @@ def _append_reads(
     )
 
 
-def _without(pages: PageIds, batch: Batch) -> Batch:
-    kept = ~is_in(batch.page, pages)
+def _only(kept: NDArray[np.bool_], batch: Batch) -> Batch:
     return Batch(batch.page[kept], batch.kind[kept], batch.tier[kept], batch.latency_ns[kept])
 
 

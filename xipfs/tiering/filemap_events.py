@@ -2,7 +2,7 @@
 
     events = FilemapEvents.open("0:57")         the device of the mount; TracingError tells why not
     events.watch(0.04)                          let reads be traced for so long; waits
-    reads, faults = events.take()
+    told = events.take()
     events.close()
 
 Source: include/trace/events/filemap.h, Linux 6.12 and later, as <tracefs>/events/filemap shows it:
@@ -33,7 +33,7 @@ from xipfs.errors import TracingError
 from xipfs.policy.contract import PGOFF_BITS, PageIds, no_pages
 from xipfs.units import PAGE_SIZE
 
-__all__ = ["TRACEFS", "EventFormat", "FilemapEvents", "decode_ring_page"]
+__all__ = ["NOTHING_TOLD", "TRACEFS", "EventFormat", "FilemapEvents", "Told", "decode_ring_page"]
 
 TRACEFS = Path("/sys/kernel/tracing")
 
@@ -41,7 +41,8 @@ _INSTANCE_PREFIX = "xipfs-"
 _BUFFER_KIB = 512
 """Of each CPU: 11,000 reads. What does not fit is not told."""
 
-_GET_PAGES, _MAP_PAGES, _FAULT = "mm_filemap_get_pages", "mm_filemap_map_pages", "mm_filemap_fault"
+_EVENTS = ("mm_filemap_get_pages", "mm_filemap_fault", "mm_filemap_map_pages")
+_GET_PAGES, *_ALWAYS = _EVENTS
 
 _NR_READ_PAGES_MAX = 512
 """Of an event that names more pages, the first: 2 MiB, more than one read gets at a time."""
@@ -52,25 +53,38 @@ _TYPE_MASK, _ID_MASK = (1 << 5) - 1, (1 << 16) - 1
 _NR_DATA_WORDS_MAX, _PADDING = 28, 29
 
 
+class Told(NamedTuple):
+    """What the kernel told, as page ids; in their order, but by CPU.
+
+    reads: answered from its cache, or not. faults: were not there when they were touched.
+    mapped: were there, and were mapped since a neighbour was touched.
+    """
+
+    reads: PageIds
+    faults: PageIds
+    mapped: PageIds
+
+
+NOTHING_TOLD = Told(no_pages(), no_pages(), no_pages())
+
+
 class EventFormat(NamedTuple):
-    """An event's number and the byte offsets of its fields; without last_index, that of index."""
+    """An event's number and the byte offsets of its fields; without a last one, the first."""
 
     id: int
     i_ino: int
-    index: int
+    first_index: int
     last_index: int
 
 
 class FilemapEvents:
     """The events of one mount. Make one with `open`."""
 
-    __slots__ = ("_faults", "_fds", "_instance", "_reads")
+    __slots__ = ("_fds", "_formats", "_instance")
 
     def __init__(self, instance: Path) -> None:
         self._instance = instance
-        formats = {name: _read_format(instance, name) for name in (_GET_PAGES, _MAP_PAGES, _FAULT)}
-        self._reads = formats.pop(_GET_PAGES)
-        self._faults = tuple(formats.values())
+        self._formats = [_read_format(instance, name) for name in _EVENTS]
         self._fds = [
             os.open(cpu / "trace_pipe_raw", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             for cpu in sorted((instance / "per_cpu").iterdir())
@@ -93,10 +107,10 @@ class FilemapEvents:
             instance.mkdir()
             (instance / "buffer_size_kb").write_text(f"{_BUFFER_KIB}\n")
             (instance / "options" / "overwrite").write_text("0\n")
-            for name in (_GET_PAGES, _MAP_PAGES, _FAULT):
+            for name in _EVENTS:
                 event = instance / "events" / "filemap" / name
                 (event / "filter").write_text(f"s_dev == {major << 20 | minor}\n")
-            for name in (_MAP_PAGES, _FAULT):
+            for name in _ALWAYS:
                 _enable(instance, name, on=True)
             return cls(instance)
         except (OSError, ValueError) as exc:
@@ -112,14 +126,14 @@ class FilemapEvents:
         finally:
             _enable(self._instance, _GET_PAGES, on=False)
 
-    def take(self) -> tuple[PageIds, PageIds]:
-        """Return the pages read and the pages mapped by faults since the last time, by CPU."""
-        reads, faults = [no_pages()], [no_pages()]
+    def take(self) -> Told:
+        """Return what was told since the last time."""
+        told: list[list[PageIds]] = [[no_pages()] for _ in self._formats]
         for fd in self._fds:
             while page := _read_page(fd):
-                reads.append(decode_ring_page(page, self._reads))
-                faults += [decode_ring_page(page, fault) for fault in self._faults]
-        return np.concatenate(reads), np.concatenate(faults)
+                for pages, event in zip(told, self._formats, strict=True):
+                    pages.append(decode_ring_page(page, event))
+        return Told._make(map(np.concatenate, told))
 
     def close(self) -> None:
         """Take the instance away."""
@@ -140,14 +154,15 @@ def decode_ring_page(page: bytes, event: EventFormat) -> PageIds:
     starts = starts[(words[starts] & _ID_MASK) == event.id]
     ino, index, last = (
         words[starts + offset // 4].astype(np.int64)
-        for offset in (event.i_ino, event.index, event.last_index)
+        for offset in (event.i_ino, event.first_index, event.last_index)
     )
     goes_on = (ino[1:] == ino[:-1]) & (last[1:] == last[:-1]) & (index[1:] > index[:-1])
     last[:-1] = np.where(goes_on, index[1:] - 1, last[:-1])
     nr_pages = np.clip(last - index + 1, 0, _NR_READ_PAGES_MAX)
     before = np.cumsum(nr_pages) - nr_pages
     offsets = np.arange(int(nr_pages.sum())) - np.repeat(before, nr_pages)
-    return np.repeat(ino << PGOFF_BITS | index, nr_pages) + offsets
+    pages: PageIds = np.repeat(ino << PGOFF_BITS | index, nr_pages) + offsets
+    return pages
 
 
 def _event_starts(words: NDArray[np.uint32]) -> NDArray[np.int64]:

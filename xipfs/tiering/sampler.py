@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from xipfs.policy.contract import CHUNK_SHIFT, PageIds, no_pages, page_id_parts
 from xipfs.policy.pageset import is_in, page_set
+from xipfs.tiering.filemap_events import Told
 
 __all__ = ["COST_RATIO", "RETURN_NS", "CacheSampler", "DropRange", "drop_ranges"]
 
@@ -116,12 +117,26 @@ class CacheSampler:
         self._mapped = set()
         self._cached.clear()
 
-    def map(self, pages: PageIds) -> None:
-        """Take note that faults have mapped *pages*: of their use the kernel tells no more."""
+    def map(self, told: Told) -> None:
+        """Take note of what faults have mapped: of its use the kernel tells no more."""
         if self._mapped is not None:
+            pages = np.concatenate([told.faults, told.mapped])
             chunks = page_set(pages >> CHUNK_SHIFT).tolist()
             self._mapped.update(chunks)
             self._cached |= dict.fromkeys(chunks)
+
+    def wanted(self, pages: PageIds, told: Told) -> NDArray[np.bool_]:
+        """Return which of *pages*, which came to us, a program has really asked for.
+
+        A fault brings neighbours, too, as far as they are not cached: of maps only the pages count
+        that the kernel says were touched.
+        """
+        if self._mapped is None:
+            return np.ones(len(pages), np.bool_)
+        chunks = page_set(pages >> CHUNK_SHIFT)
+        mapped = np.fromiter((c in self._mapped for c in chunks.tolist()), np.bool_, len(chunks))
+        touched = page_set(np.concatenate([told.reads, told.faults]))
+        return ~mapped[np.searchsorted(chunks, pages >> CHUNK_SHIFT)] | is_in(pages, touched)
 
     def observe(self, pages: PageIds, times_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Take note that *pages* were read, at *times_ns*, and so are in the kernel's cache now.
@@ -176,7 +191,9 @@ class CacheSampler:
         budget_pages = self.nr_cached_pages // _BUDGET_DIVISOR
         budget_pages = min(max(budget_pages, self._budget_pages_min), self._budget_pages_max)
         if self._nr_returns_max is not None:
-            budget_pages = min(budget_pages, max(self._credit, _NR_CHUNK_PAGES))
+            # One fault brings back all of a chunk, and more; reads come page by page.
+            nr_pages_at_once = _NR_CHUNK_PAGES if self.sees_reads else 1
+            budget_pages = min(budget_pages, max(self._credit * nr_pages_at_once, _NR_CHUNK_PAGES))
         singles = self._choose_residents(resident, budget_pages // _RESIDENTS_DIVISOR, now_ns)
         nr_chunks = (budget_pages - len(singles)) >> CHUNK_SHIFT
         chunks = np.fromiter(islice(self._cached, nr_chunks), np.int64)
