@@ -79,7 +79,7 @@ class DiskJournalHeader(NamedTuple):
 
     def encode(self, seed: int) -> bytes:
         """Return the sealed record."""
-        return JOURNAL_HEADER.encode(seed, **self._asdict())
+        return JOURNAL_HEADER.encode_values(seed, self)
 
 
 def decode_journal_header(page: Buffer, seed: int) -> DiskJournalHeader:
