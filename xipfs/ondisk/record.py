@@ -98,6 +98,10 @@ class RecordFormat:
         """Bytes of the record, or of the head of a page."""
         return self.dtype.itemsize
 
+    def unpack(self, buf: Buffer) -> tuple[Any, ...]:
+        """Return all values of a record, magic and checksum as well, which are not checked."""
+        return self._struct.unpack_from(buf)
+
     def decode(self, buf: Buffer, seed: int, where: str) -> tuple[Any, ...]:
         """Check *buf* (a whole record or page) and return the head's values behind the checksum.
 
@@ -106,7 +110,7 @@ class RecordFormat:
         """
         if len(buf) < self.size_bytes:
             raise FormatError(f"{where}: {len(buf)} bytes, a {self.name} has {self.size_bytes}")
-        values = self._struct.unpack_from(buf)
+        values = self.unpack(buf)
         if values[0] != self.magic:
             raise FormatError(
                 f"{where}: this is no {self.name}: magic {values[0]:#010x}, "
@@ -118,7 +122,7 @@ class RecordFormat:
                 f"{where}: damaged {self.name}: its checksum says {values[1]:#010x}, "
                 f"its bytes {found:#010x}"
             )
-        return tuple(values[2:])
+        return values[2:]
 
     def encode(self, seed: int, /, **fields: object) -> bytes:
         """Return a sealed record; fields not named are zero.
