@@ -27,7 +27,14 @@ from xipfs.units import (
     Pgoff,
 )
 
-__all__ = ["EXTENT_DEPTH_MAX", "ExtentMap", "ImageBytes", "iter_extents", "iter_nodes", "load_node"]
+__all__ = [
+    "EXTENT_DEPTH_MAX",
+    "ExtentMap",
+    "ImageReader",
+    "iter_extents",
+    "iter_nodes",
+    "load_node",
+]
 
 EXTENT_DEPTH_MAX = 4
 """Enough for 5 * 169^4 extents: about as many as the largest file has pages."""
@@ -35,13 +42,17 @@ EXTENT_DEPTH_MAX = 4
 _PGOFF_END = 1 << 64
 
 
-class ImageBytes(Protocol):
-    """The image: an `NvramDevice`, or a `Transaction` that has changed some of it."""
+class ImageReader(Protocol):
+    """Bytes of an image: an NvramDevice, or a Transaction, whose pending changes are seen too."""
 
     @property
-    def size_bytes(self) -> int: ...  # noqa: D102
+    def size_bytes(self) -> int:
+        """Of the image."""
+        ...
 
-    def load(self, offset: int, size_bytes: int) -> bytes: ...  # noqa: D102
+    def load(self, offset: int, size_bytes: int) -> bytes:
+        """Return a copy of [offset, offset + size_bytes). Raises: DeviceError."""
+        ...
 
 
 class ExtentMap:
@@ -49,7 +60,7 @@ class ExtentMap:
 
     __slots__ = ("_blocks", "_end", "_ends", "_first", "_inode", "_nvram", "_seed", "_starts")
 
-    def __init__(self, nvram: ImageBytes, seed: int, inode: DiskInode) -> None:
+    def __init__(self, nvram: ImageReader, seed: int, inode: DiskInode) -> None:
         self._nvram = nvram
         self._seed = seed
         self._inode = inode
@@ -124,7 +135,7 @@ class ExtentMap:
 
 
 def load_node(
-    nvram: ImageBytes, seed: int, inode: DiskInode, block: Block, depth: int
+    nvram: ImageReader, seed: int, inode: DiskInode, block: Block, depth: int
 ) -> ExtentArray:
     """Read one node of *inode*'s extent tree; return its entries, checked for owner and depth.
 
@@ -144,7 +155,7 @@ def load_node(
 
 
 def iter_nodes(
-    nvram: ImageBytes, seed: int, inode: DiskInode
+    nvram: ImageReader, seed: int, inode: DiskInode
 ) -> Iterator[tuple[Block, int, ExtentArray]]:
     """Yield (block, depth, entries) of every node of the tree, parents before their children.
 
@@ -168,7 +179,7 @@ def iter_nodes(
 
 
 def iter_extents(
-    nvram: ImageBytes, seed: int, inode: DiskInode
+    nvram: ImageReader, seed: int, inode: DiskInode
 ) -> Iterator[tuple[Pgoff, Block, int, int]]:
     """Yield (pgoff, block, nr_pages, flags) of every extent in file order.
 
