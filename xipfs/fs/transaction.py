@@ -26,13 +26,11 @@ changes some pages of directories and extents, a dozen at most.
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from xipfs.errors import FormatError, NoSpaceError, bug_on
 from xipfs.fs.allocator import BlockRun
 from xipfs.fs.extent import ExtentMap
+from xipfs.fs.extentwriter import insert_extent
 from xipfs.fs.inodetable import BLANK_INODE, GENERATION_FIRST
-from xipfs.ondisk.extent import EXTENT_DTYPE, NR_INLINE_EXTENTS
 from xipfs.ondisk.inode import (
     INO_INODE_FILE,
     INO_MAX,
@@ -372,25 +370,9 @@ class Transaction:
         for block, nr_pages in runs:
             for other in range(block, block + nr_pages):
                 self.new_page(Block(other), bytes(PAGE_SIZE))
-            inode = self._insert_extent(inode, pgoff, block, nr_pages)
+            inode = insert_extent(self, inode, pgoff, block, nr_pages)
             pgoff = Pgoff(pgoff + nr_pages)
         self.put_inode(inode._replace(size_bytes=pgoff << PAGE_SHIFT))
-
-    def _insert_extent(
-        self, inode: DiskInode, pgoff: Pgoff, block: Block, nr_pages: int
-    ) -> DiskInode:
-        rows = inode.extents.tolist()
-        if rows and rows[-1][1] + rows[-1][2] == block:
-            rows[-1] = (*rows[-1][:2], rows[-1][2] + nr_pages, 0)
-        else:
-            rows.append((pgoff, block, nr_pages, 0))
-        if len(rows) > NR_INLINE_EXTENTS or inode.extent_depth:
-            raise NoSpaceError("the inode file is in too many pieces")
-        return inode._replace(
-            nr_pages=inode.nr_pages + nr_pages,
-            nr_extents=len(rows),
-            payload=np.array(rows, EXTENT_DTYPE).tobytes(),
-        )
 
 
 def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
