@@ -5,7 +5,7 @@ the one last used, and reads another when the page asked for lies outside of it.
 
 Invariants:
     I1  Whatever is returned lies inside the image (checked when a leaf is taken in).
-    I2  An unwritten extent is a hole to its readers.
+    I2  An unwritten extent is a hole to its readers; only who fills it asks for it.
 """
 
 from bisect import bisect_right
@@ -58,7 +58,17 @@ class ImageReader(Protocol):
 class ExtentMap:
     """The extents of *inode*."""
 
-    __slots__ = ("_blocks", "_end", "_ends", "_first", "_inode", "_nvram", "_seed", "_starts")
+    __slots__ = (
+        "_blocks",
+        "_end",
+        "_ends",
+        "_first",
+        "_inode",
+        "_nvram",
+        "_seed",
+        "_starts",
+        "_unwritten",
+    )
 
     def __init__(self, nvram: ImageReader, seed: int, inode: DiskInode) -> None:
         self._nvram = nvram
@@ -68,6 +78,7 @@ class ExtentMap:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._blocks: list[int] = []
+        self._unwritten: list[tuple[int, int, int, int]] = []
 
     def renew(self, inode: DiskInode) -> None:
         """Go on with *inode*, the same file after a change."""
@@ -82,6 +93,31 @@ class ExtentMap:
         if i >= 0 and pgoff < self._ends[i]:
             return Block(self._blocks[i] + pgoff - self._starts[i])
         return None
+
+    def find_unwritten(self, pgoff: Pgoff, nr_pages: int) -> list[tuple[Pgoff, Block, int]]:
+        """Return which of these file pages have a page of the image that was never written.
+
+        Returns: (pgoff, block, nr_pages), in order. Raises: FormatError.
+        """
+        found: list[tuple[Pgoff, Block, int]] = []
+        position, end = int(pgoff), pgoff + nr_pages
+        while position < end:
+            if not self._first <= position < self._end:
+                self._take_leaf(Pgoff(position))
+            for first, block, nr_extent_pages, _ in self._unwritten:
+                start, stop = max(first, position), min(first + nr_extent_pages, end, self._end)
+                if start < stop:
+                    found.append((Pgoff(start), Block(block + start - first), stop - start))
+            position = self._end
+        return found
+
+    def goal(self, pgoff: Pgoff) -> Block:
+        """Return where in the image file page *pgoff* best is: behind the page before it.
+
+        0 if there is no such page. Raises: FormatError.
+        """
+        before = self.find_block(Pgoff(pgoff - 1)) if pgoff else None
+        return Block(0) if before is None else Block(before + 1)
 
     def pfns(self, pgoff: Pgoff, nr_pages: int) -> NDArray[np.int64]:
         """Return the NVRAM frames of nr_pages pages, int64, PFN_NONE for holes.
@@ -127,7 +163,9 @@ class ExtentMap:
                 self._nvram, self._seed, self._inode, Block(int(entries["block"][i])), depth
             )
         _check_extents(self._inode, entries, self._nvram.size_bytes >> PAGE_SHIFT)
-        written = entries[(entries["flags"] & ExtentFlags.UNWRITTEN) == 0]
+        is_written = (entries["flags"] & ExtentFlags.UNWRITTEN) == 0
+        written = entries[is_written]
+        self._unwritten = [] if len(written) == len(entries) else entries[~is_written].tolist()
         self._starts = written["pgoff"].tolist()
         self._ends = (written["pgoff"] + written["nr_pages"]).tolist()
         self._blocks = written["block"].tolist()

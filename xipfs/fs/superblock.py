@@ -11,8 +11,9 @@ with sb.transaction(sb.clock()) as tx:
 sb.close()
 
 A writer replays the journal of one that died, if the image does not say CLEAN. His first
-transaction takes CLEAN away, `close` puts it back. All records in memory (`state`, `Inode.disk`)
-are as in the image: transactions change both, at their end.
+transaction takes CLEAN away, `close` puts it back; orphans are finished before anything else.
+All records in memory (`state`, `Inode.disk`) are as in the image: transactions change both, at
+their end.
 """
 
 import os
@@ -24,6 +25,7 @@ from xipfs.fs.dentry import DirReader
 from xipfs.fs.extent import ExtentMap
 from xipfs.fs.inode import Inode
 from xipfs.fs.journal import Journal
+from xipfs.fs.orphans import finish_orphans
 from xipfs.fs.transaction import Transaction
 from xipfs.fs.xip import XipOperations
 from xipfs.ondisk.inode import INO_INODE_FILE, INODE, INODES_PER_PAGE, DiskInode, decode_inode
@@ -78,7 +80,7 @@ class SuperBlock:
         self.writable = False
         self.dir_reader = DirReader(nvram, self.seed, disk.hash_key)
         self._inodes: dict[Ino, Inode] = {}
-        self._a_ops = XipOperations(self.iget)
+        self._a_ops = XipOperations(self.iget, self._begin_now)
         record = nvram.load((STATE_BLOCK << PAGE_SHIFT) + STATE_INODE_OFFSET, INODE.size_bytes)
         self.inode_file_inode = decode_inode(record, self.seed, INO_INODE_FILE)
         self.inode_file = ExtentMap(nvram, self.seed, self.inode_file_inode)
@@ -145,6 +147,8 @@ class SuperBlock:
         sb.writable = True
         sb.journal = journal
         sb.allocator = Allocator(nvram, disk, state.nr_free_pages)
+        if state.orphan_ino_head:
+            sb.orphan_before[state.orphan_ino_head] = Ino(0)
         now_ns = clock()
         with sb.transaction(now_ns) as tx:
             tx.state = tx.state._replace(
@@ -152,6 +156,7 @@ class SuperBlock:
                 mounted_ns=now_ns,
                 mount_count=state.mount_count + 1,
             )
+        finish_orphans(sb)
         return sb
 
     # Transactions
@@ -168,6 +173,9 @@ class SuperBlock:
         transaction = Transaction(self, now_ns, use_reserve=use_reserve)
         self._open_transaction = transaction
         return transaction
+
+    def _begin_now(self) -> Transaction:
+        return self.transaction(self.clock() if self.writable else 0)
 
     def end_transaction(self, transaction: Transaction) -> None:
         """Let another begin; for `Transaction` alone."""
