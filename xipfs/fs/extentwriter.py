@@ -18,6 +18,7 @@ An index entry always names the lowest page below it. Nodes are changed in their
 journal makes safe; a node that is not full is left so.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -34,7 +35,7 @@ from xipfs.ondisk.extent import (
     encode_node,
 )
 from xipfs.ondisk.inode import PAYLOAD_SIZE_BYTES, DiskInode
-from xipfs.units import PAGE_SHIFT, Block, Pgoff
+from xipfs.units import PAGE_SHIFT, Block
 
 if TYPE_CHECKING:
     from xipfs.fs.transaction import Transaction
@@ -75,7 +76,7 @@ def insert_extent(
         # Five rows at most: what is left of the new one, and right of it.
         low, high = max(i - 1, 0), min(i + 1, len(entries))
         rows = [*entries[low:i].tolist(), *new.tolist(), *entries[i:high].tolist()]
-        for before, after in zip(rows, rows[1:], strict=False):
+        for before, after in itertools.pairwise(rows):
             bug_on(before[0] + before[2] > after[0], "extents overlap", before=before, after=after)
         return _replaced(entries, low, high, _merged(rows))
 
