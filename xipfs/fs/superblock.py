@@ -16,10 +16,18 @@ All records in memory (`state`, `Inode.disk`) are as in the image: transactions 
 their end.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 
-from xipfs.errors import DeviceError, FormatError, NotDirError, ReadOnlyFsError, bug_on
+from xipfs.errors import (
+    DeviceError,
+    FormatError,
+    NotDirError,
+    ReadOnlyFsError,
+    XipfsError,
+    bug_on,
+)
 from xipfs.fs.allocator import Allocator
 from xipfs.fs.dentry import DirReader
 from xipfs.fs.extent import ExtentMap
@@ -42,9 +50,11 @@ from xipfs.ondisk.superblock import (
 )
 from xipfs.ondisk.xattr import NR_XATTR_PAGES_MAX, decode_xattrs
 from xipfs.phys.nvram import NvramDevice
-from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino, Pgoff, bytes_to_pages
+from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Block, Ino, Pgoff, bytes_to_pages
 
 __all__ = ["SuperBlock", "read_superblock"]
+
+_log = logging.getLogger(__name__)
 
 
 class SuperBlock:
@@ -212,7 +222,7 @@ class SuperBlock:
             else:
                 self.orphan_before[ino] = before
         for block in blocks:
-            self.dir_reader.forget_page(block)
+            self.dir_reader.forget_page(Block(block))
 
     @property
     def is_aborted(self) -> bool:
@@ -234,6 +244,10 @@ class SuperBlock:
             )
             self._inodes[ino] = inode
         return inode
+
+    def inodes(self) -> list[Inode]:
+        """Return those in memory."""
+        return list(self._inodes.values())
 
     def find_inode(self, ino: Ino) -> Inode | None:
         """Return inode *ino* if it is in memory."""
@@ -302,10 +316,31 @@ class SuperBlock:
             )
         return b"".join(pages)[:size_bytes]
 
+    def touch(self, inode: Inode, now_ns: int) -> None:
+        """Let *inode* have been written to now. The image is told later: see `write_times`.
+
+        A write that only goes over bytes that are there would else take a transaction.
+        """
+        inode.disk = inode.disk._replace(mtime_ns=now_ns, ctime_ns=now_ns)
+        inode.times_dirty = True
+
+    def write_times(self, inodes: Iterable[Inode]) -> None:
+        """Make the times of *inodes* durable. Raises: NoSpaceError, FormatError, DeviceError."""
+        waiting = [inode for inode in inodes if inode.times_dirty]
+        while waiting:
+            with self.transaction(self.clock()) as tx:
+                while waiting and not tx.nearly_full:
+                    tx.put_inode(waiting.pop().disk)
+
     def drop_unused(self, inode: Inode) -> bool:
         """Take *inode* out of memory if nobody looked it up and none of its pages are in RAM."""
         if inode.nr_lookups or inode.mapping.i_pages or inode.mapping.i_mmap:
             return False
+        if inode.times_dirty:
+            try:
+                self.write_times([inode])
+            except XipfsError as exc:  # who forgets an inode cannot be told
+                _log.error("inode %d: its times were lost: %s", inode.ino, exc)
         return self._inodes.pop(inode.ino, None) is not None
 
     @property
@@ -319,13 +354,14 @@ class SuperBlock:
         Raises: BufferError while somebody holds a view of it; of a writer DeviceError,
                 NoSpaceError: then another mount replays the journal, as after a crash.
         """
-        self._inodes.clear()
         try:
             if self.writable and not self.is_aborted:
+                self.write_times(self._inodes.values())
                 with self.transaction(self.clock()) as tx:
                     tx.state = tx.state._replace(flags=tx.state.flags | StateFlags.CLEAN)
         finally:
             self.writable = False
+            self._inodes.clear()
             self.nvram.close()
 
 
