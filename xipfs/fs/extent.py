@@ -40,6 +40,7 @@ EXTENT_DEPTH_MAX = 4
 """Enough for 5 * 169^4 extents: about as many as the largest file has pages."""
 
 _PGOFF_END = 1 << 64
+_UNWRITTEN = int(ExtentFlags.UNWRITTEN)
 
 
 class ImageReader(Protocol):
@@ -93,6 +94,29 @@ class ExtentMap:
         if i >= 0 and pgoff < self._ends[i]:
             return Block(self._blocks[i] + pgoff - self._starts[i])
         return None
+
+    def pieces(self, pgoff: Pgoff, nr_pages: int) -> list[tuple[Pgoff, Block | None, int]]:
+        """Return these file pages as (pgoff, block, nr_pages), in order; block None for holes.
+
+        Raises: FormatError.
+        """
+        found: list[tuple[Pgoff, Block | None, int]] = []
+        position, end = int(pgoff), pgoff + nr_pages
+        while position < end:
+            if not self._first <= position < self._end:
+                self._take_leaf(Pgoff(position))
+            i = bisect_right(self._starts, position) - 1
+            if i >= 0 and position < self._ends[i]:
+                stop = min(self._ends[i], end, self._end)
+                block: Block | None = Block(self._blocks[i] + position - self._starts[i])
+            else:
+                stop = min(end, self._end)
+                if i + 1 < len(self._starts):
+                    stop = min(stop, self._starts[i + 1])
+                block = None
+            found.append((Pgoff(position), block, stop - position))
+            position = stop
+        return found
 
     def find_unwritten(self, pgoff: Pgoff, nr_pages: int) -> list[tuple[Pgoff, Block, int]]:
         """Return which of these file pages have a page of the image that was never written.
@@ -162,13 +186,13 @@ class ExtentMap:
             entries = load_node(
                 self._nvram, self._seed, self._inode, Block(int(entries["block"][i])), depth
             )
-        _check_extents(self._inode, entries, self._nvram.size_bytes >> PAGE_SHIFT)
-        is_written = (entries["flags"] & ExtentFlags.UNWRITTEN) == 0
-        written = entries[is_written]
-        self._unwritten = [] if len(written) == len(entries) else entries[~is_written].tolist()
-        self._starts = written["pgoff"].tolist()
-        self._ends = (written["pgoff"] + written["nr_pages"]).tolist()
-        self._blocks = written["block"].tolist()
+        rows = entries.tolist()
+        _check_extents(self._inode, rows, self._nvram.size_bytes >> PAGE_SHIFT)
+        written = [row for row in rows if not row[3] & _UNWRITTEN]
+        self._unwritten = [row for row in rows if row[3] & _UNWRITTEN] if written != rows else []
+        self._starts = [row[0] for row in written]
+        self._ends = [row[0] + row[2] for row in written]
+        self._blocks = [row[1] for row in written]
         self._first, self._end = first, end
 
 
@@ -229,8 +253,9 @@ def iter_extents(
     if inode.extent_depth:
         leaves = (e for _, depth, e in iter_nodes(nvram, seed, inode) if depth == 0)
     for entries in leaves:
-        _check_extents(inode, entries, nvram.size_bytes >> PAGE_SHIFT)
-        yield from entries.tolist()
+        rows = entries.tolist()
+        _check_extents(inode, rows, nvram.size_bytes >> PAGE_SHIFT)
+        yield from rows
 
 
 def _check_depth(inode: DiskInode) -> None:
@@ -246,15 +271,14 @@ def _check_index(inode: DiskInode, entries: ExtentArray) -> None:
         raise FormatError(f"inode {inode.ino}: an index of extents is empty or out of order")
 
 
-def _check_extents(inode: DiskInode, entries: ExtentArray, nr_image_pages: int) -> None:
-    starts, blocks = entries["pgoff"], entries["block"]
-    nr_pages = entries["nr_pages"].astype(np.int64)
-    # Differences, not sums: what a damaged image says may be at the end of what int64 holds.
-    bad = (starts < 0) | (blocks <= 0) | (blocks > nr_image_pages - nr_pages)
-    bad[1:] |= (starts[1:] < starts[:-1]) | (starts[1:] - starts[:-1] < nr_pages[:-1])
-    if bad.any():
-        pgoff, block, nr_extent_pages, _ = entries[int(np.argmax(bad))].item()
-        raise FormatError(
-            f"inode {inode.ino}: extent of {nr_extent_pages} pages at file page {pgoff}, image "
-            f"page {block}: outside of the image's {nr_image_pages} pages, or out of order"
-        )
+def _check_extents(
+    inode: DiskInode, rows: list[tuple[int, int, int, int]], nr_image_pages: int
+) -> None:
+    end = 0
+    for pgoff, block, nr_pages, _ in rows:
+        if pgoff < end or block <= 0 or block + nr_pages > nr_image_pages:
+            raise FormatError(
+                f"inode {inode.ino}: extent of {nr_pages} pages at file page {pgoff}, image "
+                f"page {block}: outside of the image's {nr_image_pages} pages, or out of order"
+            )
+        end = pgoff + nr_pages

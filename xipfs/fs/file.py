@@ -24,8 +24,6 @@ after it, before anybody can have the blocks.
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from xipfs.errors import (
     DeviceError,
     FileTooLargeError,
@@ -49,7 +47,6 @@ from xipfs.units import (
     PAGE_MASK,
     PAGE_SHIFT,
     PAGE_SIZE,
-    PFN_NONE,
     Block,
     Pgoff,
     bytes_to_pages,
@@ -188,13 +185,12 @@ def _write(
     size_bytes = inode.disk.size_bytes
     end = pos + len(data)
     first = pos >> PAGE_SHIFT
-    is_hole = inode.extents.pfns(Pgoff(first), bytes_to_pages(end) - first) == PFN_NONE
-    has_holes = bool(is_hole.any())
-    if not has_holes and end <= size_bytes:
+    found = inode.extents.pieces(Pgoff(first), bytes_to_pages(end) - first)
+    holes = [(start, nr_pages) for start, block, nr_pages in found if block is None]
+    if not holes and end <= size_bytes:
         xip_file_write_range(machine, mapping, pos, data)
         sb.touch(inode, now_ns)
         return
-    holes = _runs(is_hole, first) if has_holes else []
     tail_pos, tail = pos, data[:0]
     with sb.transaction(now_ns) as tx:
         disk = tx.inode(inode.ino)
@@ -207,7 +203,9 @@ def _write(
                 disk = mark_written(tx, disk, pgoff, nr_pages)
             else:
                 disk = insert_extent(tx, disk, pgoff, block, nr_pages)
-        for start, nr_pages in _runs(~is_hole, first):
+        for start, place, nr_pages in found:
+            if place is None:
+                continue
             low = max(start << PAGE_SHIFT, pos)
             high = min(start + nr_pages << PAGE_SHIFT, end)
             if low < size_bytes:
@@ -275,11 +273,3 @@ def _log_tail(tx: Transaction, inode: Inode, pos: int, data: memoryview) -> None
         tx.store((block << PAGE_SHIFT) + (pos & PAGE_MASK), part)
         pos += len(part)
         data = data[len(part) :]
-
-
-def _runs(mask: np.ndarray, first: int) -> list[tuple[int, int]]:
-    """Return where *mask* is true, as (first + index, length)."""
-    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)).tolist()
-    return [
-        (first + start, end - start) for start, end in zip(edges[::2], edges[1::2], strict=True)
-    ]
