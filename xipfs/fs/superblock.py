@@ -157,8 +157,6 @@ class SuperBlock:
         sb.writable = True
         sb.journal = journal
         sb.allocator = Allocator(nvram, disk, state.nr_free_pages)
-        if state.orphan_ino_head:
-            sb.orphan_before[state.orphan_ino_head] = Ino(0)
         now_ns = clock()
         with sb.transaction(now_ns) as tx:
             tx.state = tx.state._replace(
@@ -166,7 +164,7 @@ class SuperBlock:
                 mounted_ns=now_ns,
                 mount_count=state.mount_count + 1,
             )
-        finish_orphans(sb)
+        finish_orphans(sb, now_ns)
         return sb
 
     # Transactions
