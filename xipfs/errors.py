@@ -13,6 +13,8 @@ __all__ = [
     "BugError",
     "ControlError",
     "DeviceError",
+    "ExistsError",
+    "FileTooLargeError",
     "FormatError",
     "FsError",
     "ImageBusyError",
@@ -24,6 +26,7 @@ __all__ = [
     "NoEntryError",
     "NoSpaceError",
     "NotDirError",
+    "NotEmptyError",
     "NotPermittedError",
     "OutOfFramesError",
     "PolicyError",
@@ -32,6 +35,7 @@ __all__ = [
     "SourceError",
     "StaleError",
     "SymlinkLoopError",
+    "TooManyLinksError",
     "XipfsError",
     "bug_on",
 ]
@@ -107,6 +111,24 @@ class NoEntryError(FsError):
     errno = errno.ENOENT
 
 
+class ExistsError(FsError):
+    """The name is taken."""
+
+    errno = errno.EEXIST
+
+
+class NotEmptyError(FsError):
+    """A directory that must be empty has entries."""
+
+    errno = errno.ENOTEMPTY
+
+
+class TooManyLinksError(FsError):
+    """An inode has as many names as it can count."""
+
+    errno = errno.EMLINK
+
+
 class NotDirError(FsError):
     """A directory is needed and this is none."""
 
@@ -123,6 +145,12 @@ class NameTooLongError(FsError):
     """A name of more than 255 bytes."""
 
     errno = errno.ENAMETOOLONG
+
+
+class FileTooLargeError(FsError):
+    """A file would be longer than the image format has numbers for."""
+
+    errno = errno.EFBIG
 
 
 class NoDataError(FsError):
