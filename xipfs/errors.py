@@ -34,6 +34,7 @@ __all__ = [
     "SourceError",
     "StaleError",
     "SymlinkLoopError",
+    "TooBigError",
     "TooManyLinksError",
     "XipfsError",
     "bug_on",
@@ -120,6 +121,12 @@ class NotEmptyError(FsError):
     """A directory that must be empty has entries."""
 
     errno = errno.ENOTEMPTY
+
+
+class TooBigError(FsError):
+    """A value larger than can be stored."""
+
+    errno = errno.E2BIG
 
 
 class TooManyLinksError(FsError):
