@@ -22,7 +22,7 @@ from xipfs.ondisk.dentry import (
     name_key,
 )
 from xipfs.ondisk.inode import DiskInode
-from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino, Pgoff
+from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Block, Ino, Pgoff
 
 __all__ = ["DIR_LEVEL_MAX", "DirEntry", "DirReader", "load_dir_page", "name_legal"]
 
@@ -116,8 +116,8 @@ class DirReader:
                 position = key
                 yield DirEntry(name, Ino(ino), d_type, key)
 
-    def forget_page(self, block: int) -> None:
-        """Read page *block* of the image anew: its bytes have changed."""
+    def forget_page(self, block: Block) -> None:
+        """Read page *block* again when it is needed: it has changed, or belongs to nobody now."""
         self._pages.pop(block, None)
 
     def _leaves(self, directory: DiskInode, extents: ExtentMap, key: int) -> Iterator[DiskDirPage]:
