@@ -22,7 +22,7 @@ from xipfs.ondisk.dentry import (
     name_key,
 )
 from xipfs.ondisk.inode import DiskInode
-from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Block, Ino, Pgoff
+from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino, Pgoff
 
 __all__ = ["DIR_LEVEL_MAX", "DirEntry", "DirReader", "load_dir_page", "name_legal"]
 
@@ -48,7 +48,7 @@ class DirEntry(NamedTuple):
 class DirReader:
     """Looks names up in any directory of one image. Keeps the pages last used, checked.
 
-    What it keeps is what the image holds: who changes a page there calls `forget_page`.
+    What it keeps is what the image holds: who has changed a page there calls `forget_page`.
     """
 
     __slots__ = ("_hash_key", "_nvram", "_pages", "_seed")
@@ -171,10 +171,6 @@ class DirReader:
             self._pages.move_to_end(block)
             _check_owner(page, directory, pgoff)
         return page
-
-    def forget_page(self, block: Block) -> None:
-        """Read page *block* again when it is needed: it has changed, or belongs to nobody now."""
-        self._pages.pop(block, None)
 
 
 def load_dir_page(

@@ -184,6 +184,7 @@ def _edit_leaf(
     entries = edit(step.entries, first, end)
     nr_nodes = 0
     depth = 0
+    fits_above = False
     # From the leaf up: each node's entries become none, one or two nodes, which the index above
     # names instead of the one before.
     while way:
@@ -206,12 +207,13 @@ def _edit_leaf(
         nr_nodes += len(parts) - 1
         if not parts:
             tx.free(block, 1)
+        fits_above = len(parts) == 1 and len(parts[0]) <= NR_INLINE_EXTENTS
         step = way.pop()
         entries = step.entries
         if names != [entries[step.i].item()]:
             entries = _replaced(entries, step.i, step.i + 1, names)
         depth += 1
-    if entries is not step.entries:
+    if entries is not step.entries or (fits_above and len(entries) == 1):
         inode, nr_more = _put_payload(tx, inode, depth, entries)
         nr_nodes += nr_more
     return inode, nr_nodes
