@@ -13,6 +13,7 @@ import ctypes
 import errno
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = [
     "name_to_handle",
     "open_by_handle",
     "renameat2",
+    "wait_until",
 ]
 
 RENAME_NOREPLACE = 1
@@ -83,6 +85,14 @@ def may_fail(number: int) -> Iterator[None]:
     except OSError as exc:
         if exc.errno != number:
             raise
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Return when it does: FUSE tells a daemon a little later that a file was closed."""
+    end_s = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.001)
 
 
 def _checked(result: int) -> int:

@@ -32,7 +32,8 @@ def xipfs_root() -> Iterator[Path]:
         image = Path(folder, "nvram.img")
         root = Entry(b"", 0o040755, os.geteuid(), os.getegid(), 0)
         mkfs(image, [root], now_ns=0, size_bytes=IMAGE_SIZE_BYTES)
-        with mounted(image, Path(folder, "mnt"), f"{RIGHTS}ram=4M,epoch=50") as live:
+        options = f"{RIGHTS}ram=4M,epoch=50"
+        with mounted(image, Path(folder, "mnt"), options, timeout_s=3600) as live:
             yield live.path
         checked = xipfs("fsck", image)
         assert checked.returncode == 0, checked.stdout + checked.stderr

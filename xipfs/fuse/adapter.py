@@ -307,7 +307,8 @@ class Adapter(pyfuse3.Operations):
         reply = pyfuse3.StatvfsData()
         reply.f_bsize = reply.f_frsize = PAGE_SIZE
         reply.f_blocks = facts.nr_pages
-        reply.f_bfree = reply.f_bavail = facts.nr_free_pages
+        reply.f_bfree = facts.nr_free_pages
+        reply.f_bavail = facts.nr_available_pages
         reply.f_files = facts.nr_inodes + facts.nr_free_inodes
         reply.f_ffree = reply.f_favail = facts.nr_free_inodes
         reply.f_namemax = NAME_SIZE_BYTES_MAX

@@ -106,6 +106,7 @@ class Mount:
             budget=Budget(options.budget_pages, options.rate_bytes_per_s, time.monotonic_ns()),
             epoch_ns=options.epoch_ms * 1_000_000,
             tier_facts=self.cost.tier_facts,
+            files_change=sb.writable,
         )
         self.policy_changed: Callable[[], object] = lambda: None
         """Called when another policy takes over; the server sets it."""

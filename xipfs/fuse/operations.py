@@ -31,6 +31,7 @@ from xipfs.errors import (
     IsDirError,
     NoDataError,
     NotDirError,
+    NotSupportedError,
     ReadOnlyFsError,
     StaleError,
     XipfsError,
@@ -46,6 +47,7 @@ from xipfs.fuse.view import extents_json, tiers_json
 from xipfs.mm.access import access_page, access_range
 from xipfs.mm.filemap_xip import xip_file_mmap
 from xipfs.mm.mmap import munmap
+from xipfs.mm.mremap import expand_to_file
 from xipfs.mm.truncate import truncate_setsize
 from xipfs.mm.vma import Mm
 from xipfs.ondisk.inode import INO_MAX, INO_ROOT
@@ -70,15 +72,21 @@ XATTR_TIERS = b"user.xipfs.tiers"
 XATTR_EXTENTS = b"user.xipfs.extents"
 XATTR_CONTROL = b"user.xipfs.control"
 
+_XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
+
 Emit = Callable[[bytes, Inode, int], bool]
 """(name, inode, position) -> was there room for the entry?"""
 
 
 class StatFs(NamedTuple):
-    """What statfs(2) answers, in pages of PAGE_SIZE bytes and in inodes."""
+    """What statfs(2) answers, in pages of PAGE_SIZE bytes and in inodes.
+
+    nr_available_pages: without those kept for operations that will free some.
+    """
 
     nr_pages: int
     nr_free_pages: int
+    nr_available_pages: int
     nr_inodes: int
     nr_free_inodes: int
 
@@ -171,7 +179,9 @@ class Operations:
         nr_pages = self._sb.disk.nr_pages
         nr_free_pages = min(self._sb.state.nr_free_pages, nr_pages)
         nr_inodes = min(self._sb.state.nr_inodes, INO_MAX)
-        return StatFs(nr_pages, nr_free_pages, nr_inodes, nr_free_pages)
+        nr_reserved = self._sb.allocator.nr_reserved_pages if self._sb.writable else 0
+        nr_available = max(0, nr_free_pages - nr_reserved)
+        return StatFs(nr_pages, nr_free_pages, nr_available, nr_inodes, nr_available)
 
     # Changes of names: what they make is looked up once
 
@@ -383,18 +393,21 @@ class Operations:
 
     def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
         """Set an extended attribute. flags: of setxattr(2). Raises: see `attributes`."""
+        _check_namespace(name)
         inode = self._get_inode(ino)
         attributes.setxattr(self._sb, inode, name, value, flags, self._now_ns())
 
     def removexattr(self, ino: Ino, name: bytes) -> None:
         """Remove an extended attribute. Raises: see `attributes`."""
+        _check_namespace(name)
         attributes.removexattr(self._sb, self._get_inode(ino), name, self._now_ns())
 
     def getxattr(self, ino: Ino, name: bytes) -> bytes:
         """Return an extended attribute; those of our own (user.xipfs.*) are made now.
 
-        Raises: NoDataError.
+        Raises: NoDataError; NotSupportedError for names that Linux does not have.
         """
+        _check_namespace(name)
         inode = self._get_inode(ino)
         if name == XATTR_TIERS and inode.is_regular:
             return _json_line(tiers_json(self._sb, inode))
@@ -528,24 +541,22 @@ class Operations:
             attributes.notify_change(self._sb, inode, self._now_ns(), mode=mode)
 
     def _span(self, inode: Inode) -> None:
-        """Let a regular file have a vma that spans it.
-
-        One that has grown gets another, twice as long, so that few are needed; it may be longer
-        than the file.
-        """
+        """Let a regular file have a vma that spans it, and may be longer."""
         mapping = inode.mapping
-        nr_pages = mapping.nr_pages
-        if not nr_pages or not inode.is_regular:
+        if not mapping.nr_pages or not inode.is_regular:
             return
-        if mapping.i_mmap:
-            vma = mapping.i_mmap[0]
-            if nr_pages <= vma.nr_pages:
-                return
-            nr_pages = max(nr_pages, 2 * vma.nr_pages)
-            munmap(vma)
         if inode.inline is not None:
             raise FormatError(f"inode {inode.ino}: a regular file with its bytes in the inode")
-        xip_file_mmap(self._mm, mapping, nr_pages=nr_pages)
+        if mapping.i_mmap:
+            expand_to_file(mapping.i_mmap[0])
+        else:
+            xip_file_mmap(self._mm, mapping, nr_pages=mapping.nr_pages)
+
+
+def _check_namespace(name: bytes) -> None:
+    """Refuse names that Linux does not have: FUSE passes any."""
+    if not name.startswith(_XATTR_NAMESPACES):
+        raise NotSupportedError(f"an attribute {os.fsdecode(name)}: no such namespace")
 
 
 def _json_line(facts: object) -> bytes:
