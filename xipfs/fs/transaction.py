@@ -318,7 +318,7 @@ class Transaction:
             self.state,
             self._inodes,
             self._orphan_before,
-            [*self._pages, *self._new_pages],
+            self._pages.keys() | self._new_pages.keys(),
         )
 
     def _store_records(self) -> None:
