@@ -23,7 +23,7 @@ class CacheMode(StrEnum):
 
 
 class Sync(StrEnum):
-    """What a fence waits for: docs/CRASH.md says what that survives."""
+    """What a fence waits for, and so what survives: a killed daemon, or the host's end, too."""
 
     DAEMON = "daemon"
     FULL = "full"
