@@ -71,6 +71,7 @@ def play_round(image: Path, tmp_path: Path, seed: int) -> int:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 1.2))
         live.process.kill()
+        xipfs("umount", mnt)  # who waits for a page that its notifier was after waits until then
         for worker in workers:
             worker.wait()
     with mounted(image, mnt, OPTIONS) as live:
