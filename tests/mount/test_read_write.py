@@ -7,6 +7,7 @@ import ctypes
 import errno
 import mmap
 import os
+import random
 import signal
 import stat
 import subprocess
@@ -117,6 +118,29 @@ def test_what_has_no_name_is_freed_at_the_end_or_the_next_beginning(
         os.closerange(fd, fd + 1)
     with mounted(image, mnt):
         assert os.statvfs(mnt).f_bfree == free
+    check(image)
+
+
+@pytest.mark.parametrize("cache", ["none", "sampled"])
+def test_direct_io_of_any_size_and_place(image: Path, mnt: Path, cache: str):
+    """Neither memory nor offsets nor sizes need be aligned; several pages are cut anyhow."""
+    rng = random.Random(5)
+    with mounted(image, mnt, f"cache={cache},ram=64K,epoch=20"):
+        expected = bytearray()
+        fd = os.open(mnt / "file", os.O_CREAT | os.O_RDWR | os.O_DIRECT)
+        buffer = mmap.mmap(-1, 64 << 10)
+        for _ in range(150):
+            offset, size = rng.randrange(100_000), rng.randrange(1, 30_000)
+            start = rng.randrange(1000)
+            buffer[start : start + size] = data = rng.randbytes(size)
+            assert os.pwrite(fd, memoryview(buffer)[start : start + size], offset) == size
+            expected.extend(bytes(max(0, offset + size - len(expected))))
+            expected[offset : offset + size] = data
+            offset, size = rng.randrange(100_000), rng.randrange(1, 30_000)
+            nr_bytes = os.preadv(fd, [memoryview(buffer)[start : start + size]], offset)
+            assert buffer[start : start + nr_bytes] == expected[offset : offset + size]
+        os.close(fd)
+        assert (mnt / "file").read_bytes() == expected
     check(image)
 
 
