@@ -13,6 +13,8 @@ __all__ = [
     "BugError",
     "ControlError",
     "DeviceError",
+    "ExistsError",
+    "FileTooLargeError",
     "FormatError",
     "FsError",
     "ImageBusyError",
@@ -24,7 +26,9 @@ __all__ = [
     "NoEntryError",
     "NoSpaceError",
     "NotDirError",
+    "NotEmptyError",
     "NotPermittedError",
+    "NotSupportedError",
     "OutOfFramesError",
     "PolicyError",
     "RangeError",
@@ -32,6 +36,8 @@ __all__ = [
     "SourceError",
     "StaleError",
     "SymlinkLoopError",
+    "TooBigError",
+    "TooManyLinksError",
     "TracingError",
     "XipfsError",
     "bug_on",
@@ -114,6 +120,30 @@ class NoEntryError(FsError):
     errno = errno.ENOENT
 
 
+class ExistsError(FsError):
+    """The name is taken."""
+
+    errno = errno.EEXIST
+
+
+class NotEmptyError(FsError):
+    """A directory that must be empty has entries."""
+
+    errno = errno.ENOTEMPTY
+
+
+class TooBigError(FsError):
+    """A value larger than can be stored."""
+
+    errno = errno.E2BIG
+
+
+class TooManyLinksError(FsError):
+    """An inode has as many names as it can count."""
+
+    errno = errno.EMLINK
+
+
 class NotDirError(FsError):
     """A directory is needed and this is none."""
 
@@ -132,6 +162,12 @@ class NameTooLongError(FsError):
     errno = errno.ENAMETOOLONG
 
 
+class FileTooLargeError(FsError):
+    """A file would be longer than the image format has numbers for."""
+
+    errno = errno.EFBIG
+
+
 class NoDataError(FsError):
     """No such extended attribute."""
 
@@ -148,6 +184,12 @@ class NotPermittedError(FsError):
     """Not allowed whoever asks."""
 
     errno = errno.EPERM
+
+
+class NotSupportedError(FsError):
+    """Something that this filesystem, or Linux, does not have."""
+
+    errno = errno.EOPNOTSUPP
 
 
 class RangeError(FsError):

@@ -5,11 +5,12 @@ the one last used, and reads another when the page asked for lies outside of it.
 
 Invariants:
     I1  Whatever is returned lies inside the image (checked when a leaf is taken in).
-    I2  An unwritten extent is a hole to its readers.
+    I2  An unwritten extent is a hole to its readers; only who fills it asks for it.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from xipfs.errors import FormatError
 from xipfs.ondisk.extent import ExtentArray, ExtentFlags, decode_node
 from xipfs.ondisk.inode import DiskInode, InodeFlags
-from xipfs.phys.nvram import NvramDevice
 from xipfs.units import (
     NVRAM_PFN_START,
     PAGE_SHIFT,
@@ -27,27 +27,70 @@ from xipfs.units import (
     Pgoff,
 )
 
-__all__ = ["EXTENT_DEPTH_MAX", "ExtentMap", "iter_extents", "iter_nodes", "load_node"]
+__all__ = [
+    "EXTENT_DEPTH_MAX",
+    "ExtentMap",
+    "ImageReader",
+    "iter_extents",
+    "iter_nodes",
+    "load_node",
+]
 
 EXTENT_DEPTH_MAX = 4
 """Enough for 5 * 169^4 extents: about as many as the largest file has pages."""
 
 _PGOFF_END = 1 << 64
+_UNWRITTEN = int(ExtentFlags.UNWRITTEN)
+
+
+class ImageReader(Protocol):
+    """Bytes of an image: an NvramDevice, or a Transaction, whose pending changes are seen too."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the image."""
+        ...
+
+    def load(self, offset: int, size_bytes: int) -> bytes:
+        """Return a copy of [offset, offset + size_bytes). Raises: DeviceError."""
+        ...
 
 
 class ExtentMap:
     """The extents of *inode*."""
 
-    __slots__ = ("_blocks", "_end", "_ends", "_first", "_inode", "_nvram", "_seed", "_starts")
+    __slots__ = (
+        "_blocks",
+        "_end",
+        "_ends",
+        "_first",
+        "_inode",
+        "_nodes",
+        "_nvram",
+        "_seed",
+        "_starts",
+        "_unwritten",
+    )
 
-    def __init__(self, nvram: NvramDevice, seed: int, inode: DiskInode) -> None:
+    def __init__(self, nvram: ImageReader, seed: int, inode: DiskInode) -> None:
         self._nvram = nvram
         self._seed = seed
         self._inode = inode
         self._first = self._end = 0  # the window of the leaf in memory: empty
+        self._nodes: list[Block] = []  # the way to it
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._blocks: list[int] = []
+        self._unwritten: list[tuple[int, int, int, int]] = []
+
+    def renew(self, inode: DiskInode, changed: Container[int]) -> None:
+        """Go on with *inode*, the same file after a transaction that *changed* these blocks.
+
+        Most change no extents, and the leaf stays in memory.
+        """
+        before, self._inode = self._inode, inode
+        if inode.payload != before.payload or any(block in changed for block in self._nodes):
+            self._first = self._end = 0
 
     def find_block(self, pgoff: Pgoff) -> Block | None:
         """Return the image page of file page *pgoff*, None for a hole. Raises: FormatError."""
@@ -57,6 +100,54 @@ class ExtentMap:
         if i >= 0 and pgoff < self._ends[i]:
             return Block(self._blocks[i] + pgoff - self._starts[i])
         return None
+
+    def pieces(self, pgoff: Pgoff, nr_pages: int) -> list[tuple[Pgoff, Block | None, int]]:
+        """Return these file pages as (pgoff, block, nr_pages), in order; block None for holes.
+
+        Raises: FormatError.
+        """
+        found: list[tuple[Pgoff, Block | None, int]] = []
+        position, end = int(pgoff), pgoff + nr_pages
+        while position < end:
+            if not self._first <= position < self._end:
+                self._take_leaf(Pgoff(position))
+            i = bisect_right(self._starts, position) - 1
+            if i >= 0 and position < self._ends[i]:
+                stop = min(self._ends[i], end, self._end)
+                block: Block | None = Block(self._blocks[i] + position - self._starts[i])
+            else:
+                stop = min(end, self._end)
+                if i + 1 < len(self._starts):
+                    stop = min(stop, self._starts[i + 1])
+                block = None
+            found.append((Pgoff(position), block, stop - position))
+            position = stop
+        return found
+
+    def find_unwritten(self, pgoff: Pgoff, nr_pages: int) -> list[tuple[Pgoff, Block, int]]:
+        """Return which of these file pages have a page of the image that was never written.
+
+        Returns: (pgoff, block, nr_pages), in order. Raises: FormatError.
+        """
+        found: list[tuple[Pgoff, Block, int]] = []
+        position, end = int(pgoff), pgoff + nr_pages
+        while position < end:
+            if not self._first <= position < self._end:
+                self._take_leaf(Pgoff(position))
+            for first, block, nr_extent_pages, _ in self._unwritten:
+                start, stop = max(first, position), min(first + nr_extent_pages, end, self._end)
+                if start < stop:
+                    found.append((Pgoff(start), Block(block + start - first), stop - start))
+            position = self._end
+        return found
+
+    def goal(self, pgoff: Pgoff) -> Block:
+        """Return where in the image file page *pgoff* best is: behind the page before it.
+
+        0 if there is no such page. Raises: FormatError.
+        """
+        before = self.find_block(Pgoff(pgoff - 1)) if pgoff else None
+        return Block(0) if before is None else Block(before + 1)
 
     def pfns(self, pgoff: Pgoff, nr_pages: int) -> NDArray[np.int64]:
         """Return the NVRAM frames of nr_pages pages, int64, PFN_NONE for holes.
@@ -91,6 +182,7 @@ class ExtentMap:
         entries, first, end = self._inode.extents, 0, _PGOFF_END
         depth = self._inode.extent_depth
         _check_depth(self._inode)
+        nodes = []
         while depth:
             _check_index(self._inode, entries)
             i = max(int(np.searchsorted(entries["pgoff"], pgoff, side="right")) - 1, 0)
@@ -98,19 +190,21 @@ class ExtentMap:
             if i + 1 < len(entries):
                 end = min(end, int(entries["pgoff"][i + 1]))
             depth -= 1
-            entries = load_node(
-                self._nvram, self._seed, self._inode, Block(int(entries["block"][i])), depth
-            )
-        _check_extents(self._inode, entries, self._nvram.size_bytes >> PAGE_SHIFT)
-        written = entries[(entries["flags"] & ExtentFlags.UNWRITTEN) == 0]
-        self._starts = written["pgoff"].tolist()
-        self._ends = (written["pgoff"] + written["nr_pages"]).tolist()
-        self._blocks = written["block"].tolist()
+            nodes.append(Block(int(entries["block"][i])))
+            entries = load_node(self._nvram, self._seed, self._inode, nodes[-1], depth)
+        rows = entries.tolist()
+        _check_extents(self._inode, rows, self._nvram.size_bytes >> PAGE_SHIFT)
+        written = [row for row in rows if not row[3] & _UNWRITTEN]
+        self._unwritten = [row for row in rows if row[3] & _UNWRITTEN] if written != rows else []
+        self._starts = [row[0] for row in written]
+        self._ends = [row[0] + row[2] for row in written]
+        self._blocks = [row[1] for row in written]
         self._first, self._end = first, end
+        self._nodes = nodes
 
 
 def load_node(
-    nvram: NvramDevice, seed: int, inode: DiskInode, block: Block, depth: int
+    nvram: ImageReader, seed: int, inode: DiskInode, block: Block, depth: int
 ) -> ExtentArray:
     """Read one node of *inode*'s extent tree; return its entries, checked for owner and depth.
 
@@ -130,7 +224,7 @@ def load_node(
 
 
 def iter_nodes(
-    nvram: NvramDevice, seed: int, inode: DiskInode
+    nvram: ImageReader, seed: int, inode: DiskInode
 ) -> Iterator[tuple[Block, int, ExtentArray]]:
     """Yield (block, depth, entries) of every node of the tree, parents before their children.
 
@@ -154,7 +248,7 @@ def iter_nodes(
 
 
 def iter_extents(
-    nvram: NvramDevice, seed: int, inode: DiskInode
+    nvram: ImageReader, seed: int, inode: DiskInode
 ) -> Iterator[tuple[Pgoff, Block, int, int]]:
     """Yield (pgoff, block, nr_pages, flags) of every extent in file order.
 
@@ -166,8 +260,9 @@ def iter_extents(
     if inode.extent_depth:
         leaves = (e for _, depth, e in iter_nodes(nvram, seed, inode) if depth == 0)
     for entries in leaves:
-        _check_extents(inode, entries, nvram.size_bytes >> PAGE_SHIFT)
-        yield from entries.tolist()
+        rows = entries.tolist()
+        _check_extents(inode, rows, nvram.size_bytes >> PAGE_SHIFT)
+        yield from rows
 
 
 def _check_depth(inode: DiskInode) -> None:
@@ -183,15 +278,14 @@ def _check_index(inode: DiskInode, entries: ExtentArray) -> None:
         raise FormatError(f"inode {inode.ino}: an index of extents is empty or out of order")
 
 
-def _check_extents(inode: DiskInode, entries: ExtentArray, nr_image_pages: int) -> None:
-    starts, blocks = entries["pgoff"], entries["block"]
-    nr_pages = entries["nr_pages"].astype(np.int64)
-    # Differences, not sums: what a damaged image says may be at the end of what int64 holds.
-    bad = (starts < 0) | (blocks <= 0) | (blocks > nr_image_pages - nr_pages)
-    bad[1:] |= (starts[1:] < starts[:-1]) | (starts[1:] - starts[:-1] < nr_pages[:-1])
-    if bad.any():
-        pgoff, block, nr_extent_pages, _ = entries[int(np.argmax(bad))].item()
-        raise FormatError(
-            f"inode {inode.ino}: extent of {nr_extent_pages} pages at file page {pgoff}, image "
-            f"page {block}: outside of the image's {nr_image_pages} pages, or out of order"
-        )
+def _check_extents(
+    inode: DiskInode, rows: list[tuple[int, int, int, int]], nr_image_pages: int
+) -> None:
+    end = 0
+    for pgoff, block, nr_pages, _ in rows:
+        if pgoff < end or block <= 0 or block + nr_pages > nr_image_pages:
+            raise FormatError(
+                f"inode {inode.ino}: extent of {nr_pages} pages at file page {pgoff}, image "
+                f"page {block}: outside of the image's {nr_image_pages} pages, or out of order"
+            )
+        end = pgoff + nr_pages

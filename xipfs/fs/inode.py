@@ -5,6 +5,7 @@ FORGET) or while some of its pages are in RAM; `SuperBlock.drop_unused` takes it
 """
 
 import stat
+from collections.abc import Container
 
 from xipfs.fs.extent import ExtentMap
 from xipfs.mm.address_space import AddressSpace, AddressSpaceOperations
@@ -18,20 +19,39 @@ __all__ = ["Inode"]
 class Inode:
     """An inode and what hangs on it. disk: the record as it stands in the image.
 
+    times_dirty: but for mtime and ctime, which are newer in memory, see `SuperBlock.touch`.
     nr_lookups: how many lookups the front has not forgotten yet. dentry: the directory and the name
     of the last one, None before the first.
     """
 
-    __slots__ = ("dentry", "disk", "extents", "mapping", "nr_lookups")
+    __slots__ = ("dentry", "disk", "extents", "mapping", "nr_lookups", "times_dirty")
 
     def __init__(
-        self, disk: DiskInode, nvram: NvramDevice, seed: int, a_ops: AddressSpaceOperations
+        self,
+        disk: DiskInode,
+        nvram: NvramDevice,
+        seed: int,
+        a_ops: AddressSpaceOperations,
+        *,
+        read_only: bool,
     ) -> None:
         self.disk = disk
         self.extents = ExtentMap(nvram, seed, disk)
-        self.mapping = AddressSpace(disk.ino, a_ops, i_size_bytes=disk.size_bytes, read_only=True)
+        self.mapping = AddressSpace(
+            disk.ino, a_ops, i_size_bytes=disk.size_bytes, read_only=read_only
+        )
         self.nr_lookups = 0
+        self.times_dirty = False
         self.dentry: tuple[Ino, bytes] | None = None
+
+    def renew(self, disk: DiskInode, changed: Container[int]) -> None:
+        """Take over what a transaction that *changed* these blocks has made of the record.
+
+        The mapping's size is mm's.
+        """
+        self.disk = disk
+        self.times_dirty = False
+        self.extents.renew(disk, changed)
 
     @property
     def ino(self) -> Ino:
