@@ -13,6 +13,7 @@ __all__ = [
     "BugError",
     "ControlError",
     "DeviceError",
+    "ExistsError",
     "FormatError",
     "FsError",
     "ImageBusyError",
@@ -24,6 +25,7 @@ __all__ = [
     "NoEntryError",
     "NoSpaceError",
     "NotDirError",
+    "NotEmptyError",
     "NotPermittedError",
     "OutOfFramesError",
     "PolicyError",
@@ -32,6 +34,7 @@ __all__ = [
     "SourceError",
     "StaleError",
     "SymlinkLoopError",
+    "TooManyLinksError",
     "XipfsError",
     "bug_on",
 ]
@@ -105,6 +108,24 @@ class NoEntryError(FsError):
     """No such file or directory."""
 
     errno = errno.ENOENT
+
+
+class ExistsError(FsError):
+    """The name is taken."""
+
+    errno = errno.EEXIST
+
+
+class NotEmptyError(FsError):
+    """A directory that must be empty has entries."""
+
+    errno = errno.ENOTEMPTY
+
+
+class TooManyLinksError(FsError):
+    """An inode has as many names as it can count."""
+
+    errno = errno.EMLINK
 
 
 class NotDirError(FsError):

@@ -114,6 +114,10 @@ class DirReader:
                 position = key
                 yield DirEntry(name, Ino(ino), d_type, key)
 
+    def forget_page(self, block: int) -> None:
+        """Read page *block* of the image anew: its bytes have changed."""
+        self._pages.pop(block, None)
+
     def _leaves(self, directory: DiskInode, extents: ExtentMap, key: int) -> Iterator[DiskDirPage]:
         """Yield the leaf in which *key* is or would be, and all leaves behind it."""
         page = self._page(directory, extents, Pgoff(0))

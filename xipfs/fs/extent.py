@@ -10,6 +10,7 @@ Invariants:
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from xipfs.errors import FormatError
 from xipfs.ondisk.extent import ExtentArray, ExtentFlags, decode_node
 from xipfs.ondisk.inode import DiskInode, InodeFlags
-from xipfs.phys.nvram import NvramDevice
 from xipfs.units import (
     NVRAM_PFN_START,
     PAGE_SHIFT,
@@ -27,7 +27,14 @@ from xipfs.units import (
     Pgoff,
 )
 
-__all__ = ["EXTENT_DEPTH_MAX", "ExtentMap", "iter_extents", "iter_nodes", "load_node"]
+__all__ = [
+    "EXTENT_DEPTH_MAX",
+    "ExtentMap",
+    "ImageReader",
+    "iter_extents",
+    "iter_nodes",
+    "load_node",
+]
 
 EXTENT_DEPTH_MAX = 4
 """Enough for 5 * 169^4 extents: about as many as the largest file has pages."""
@@ -35,12 +42,25 @@ EXTENT_DEPTH_MAX = 4
 _PGOFF_END = 1 << 64
 
 
+class ImageReader(Protocol):
+    """Bytes of an image: an NvramDevice, or a Transaction, whose pending changes are seen too."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the image."""
+        ...
+
+    def load(self, offset: int, size_bytes: int) -> bytes:
+        """Return a copy of [offset, offset + size_bytes). Raises: DeviceError."""
+        ...
+
+
 class ExtentMap:
     """The extents of *inode*."""
 
     __slots__ = ("_blocks", "_end", "_ends", "_first", "_inode", "_nvram", "_seed", "_starts")
 
-    def __init__(self, nvram: NvramDevice, seed: int, inode: DiskInode) -> None:
+    def __init__(self, nvram: ImageReader, seed: int, inode: DiskInode) -> None:
         self._nvram = nvram
         self._seed = seed
         self._inode = inode
@@ -48,6 +68,11 @@ class ExtentMap:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._blocks: list[int] = []
+
+    def renew(self, inode: DiskInode) -> None:
+        """Go on with *inode*, the same file after a change."""
+        self._inode = inode
+        self._first = self._end = 0
 
     def find_block(self, pgoff: Pgoff) -> Block | None:
         """Return the image page of file page *pgoff*, None for a hole. Raises: FormatError."""
@@ -110,7 +135,7 @@ class ExtentMap:
 
 
 def load_node(
-    nvram: NvramDevice, seed: int, inode: DiskInode, block: Block, depth: int
+    nvram: ImageReader, seed: int, inode: DiskInode, block: Block, depth: int
 ) -> ExtentArray:
     """Read one node of *inode*'s extent tree; return its entries, checked for owner and depth.
 
@@ -130,7 +155,7 @@ def load_node(
 
 
 def iter_nodes(
-    nvram: NvramDevice, seed: int, inode: DiskInode
+    nvram: ImageReader, seed: int, inode: DiskInode
 ) -> Iterator[tuple[Block, int, ExtentArray]]:
     """Yield (block, depth, entries) of every node of the tree, parents before their children.
 
@@ -154,7 +179,7 @@ def iter_nodes(
 
 
 def iter_extents(
-    nvram: NvramDevice, seed: int, inode: DiskInode
+    nvram: ImageReader, seed: int, inode: DiskInode
 ) -> Iterator[tuple[Pgoff, Block, int, int]]:
     """Yield (pgoff, block, nr_pages, flags) of every extent in file order.
 

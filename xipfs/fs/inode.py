@@ -25,13 +25,26 @@ class Inode:
     __slots__ = ("dentry", "disk", "extents", "mapping", "nr_lookups")
 
     def __init__(
-        self, disk: DiskInode, nvram: NvramDevice, seed: int, a_ops: AddressSpaceOperations
+        self,
+        disk: DiskInode,
+        nvram: NvramDevice,
+        seed: int,
+        a_ops: AddressSpaceOperations,
+        *,
+        read_only: bool,
     ) -> None:
         self.disk = disk
         self.extents = ExtentMap(nvram, seed, disk)
-        self.mapping = AddressSpace(disk.ino, a_ops, i_size_bytes=disk.size_bytes, read_only=True)
+        self.mapping = AddressSpace(
+            disk.ino, a_ops, i_size_bytes=disk.size_bytes, read_only=read_only
+        )
         self.nr_lookups = 0
         self.dentry: tuple[Ino, bytes] | None = None
+
+    def renew(self, disk: DiskInode) -> None:
+        """Take over what a transaction has made of the record. The mapping's size is mm's."""
+        self.disk = disk
+        self.extents.renew(disk)
 
     @property
     def ino(self) -> Ino:

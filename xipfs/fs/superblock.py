@@ -4,17 +4,31 @@ sb = SuperBlock.open("image.img")      O(1): two pages are read, whatever the im
 inode = sb.iget(INO_ROOT)              from memory, else from its place in the inode file
 sb.lookup(inode, b"etc")
 sb.close()
+
+sb = SuperBlock.open("image.img", writable=True, clock=time.time_ns)
+with sb.transaction(sb.clock()) as tx:
+    ...
+sb.close()
+
+A writer replays the journal of one that died, if the image does not say CLEAN. His first
+transaction takes CLEAN away, `close` puts it back. All records in memory (`state`, `Inode.disk`)
+are as in the image: transactions change both, at their end.
 """
 
 import os
+from collections.abc import Callable, Iterable, Mapping
 
-from xipfs.errors import DeviceError, FormatError, NotDirError
+from xipfs.errors import DeviceError, FormatError, NotDirError, ReadOnlyFsError, bug_on
+from xipfs.fs.allocator import Allocator
 from xipfs.fs.dentry import DirReader
 from xipfs.fs.extent import ExtentMap
 from xipfs.fs.inode import Inode
+from xipfs.fs.journal import Journal
+from xipfs.fs.transaction import Transaction
 from xipfs.fs.xip import XipOperations
-from xipfs.ondisk.inode import INODE, INODES_PER_PAGE, DiskInode, decode_inode
+from xipfs.ondisk.inode import INO_INODE_FILE, INODE, INODES_PER_PAGE, DiskInode, decode_inode
 from xipfs.ondisk.superblock import (
+    RO_COMPAT_KNOWN,
     STATE,
     STATE_BLOCK,
     STATE_INODE_OFFSET,
@@ -32,36 +46,73 @@ __all__ = ["SuperBlock", "read_superblock"]
 
 
 class SuperBlock:
-    """One image. disk: what mkfs decided; state: what changes; seed: of all checksums."""
+    """One image. disk: what mkfs decided; state: what changes; seed: of all checksums.
 
-    __slots__ = ("_a_ops", "_inode_file", "_inodes", "dir_reader", "disk", "nvram", "seed", "state")
+    clock: the time in ns since 1970, of a writer. journal, allocator: of a writer. orphan_before:
+    of inodes on the orphan list, who stands before each; 0 for the first.
+    """
+
+    __slots__ = (
+        "_a_ops",
+        "_inodes",
+        "_open_transaction",
+        "allocator",
+        "clock",
+        "dir_reader",
+        "disk",
+        "inode_file",
+        "inode_file_inode",
+        "journal",
+        "nvram",
+        "orphan_before",
+        "seed",
+        "state",
+        "writable",
+    )
 
     def __init__(self, nvram: NvramDevice, disk: DiskSuperblock, state: DiskState) -> None:
         self.nvram = nvram
         self.disk = disk
         self.state = state
         self.seed = disk.seed
+        self.writable = False
         self.dir_reader = DirReader(nvram, self.seed, disk.hash_key)
         self._inodes: dict[Ino, Inode] = {}
         self._a_ops = XipOperations(self.iget)
         record = nvram.load((STATE_BLOCK << PAGE_SHIFT) + STATE_INODE_OFFSET, INODE.size_bytes)
-        self._inode_file = ExtentMap(nvram, self.seed, decode_inode(record, self.seed, Ino(0)))
+        self.inode_file_inode = decode_inode(record, self.seed, INO_INODE_FILE)
+        self.inode_file = ExtentMap(nvram, self.seed, self.inode_file_inode)
+        self.orphan_before: dict[Ino, Ino] = {}
+        self._open_transaction: Transaction | None = None
+        self.journal: Journal
+        self.allocator: Allocator
+        self.clock: Callable[[], int]
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> "SuperBlock":
-        """Open the image at *path* for reading.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        writable: bool = False,
+        clock: Callable[[], int] | None = None,
+    ) -> "SuperBlock":
+        """Open the image at *path* for reading, or as its only user for writing.
 
+        clock: tells the time; needed for writing.
         Raises: DeviceError, ImageBusyError; FormatError when it is no image, is damaged, newer,
-                or shorter than it says; or when its journal must be replayed first.
+                or shorter than it says; when its journal must be replayed first, by a writer; for
+                writing ReadOnlyFsError when that is not allowed, and NoSpaceError.
         """
-        nvram = NvramDevice.open(path)
+        nvram = NvramDevice.open(path, writable=writable)
         try:
             disk = read_superblock(nvram)
-            state = decode_state(nvram.load(STATE_BLOCK << PAGE_SHIFT, STATE.size_bytes), disk.seed)
+            if writable:
+                return cls._open_to_write(nvram, disk, clock)
+            state = _load_state(nvram, disk)
             if not state.flags & StateFlags.CLEAN:
                 raise FormatError(
                     f"{nvram.path}: not cleanly unmounted, its journal must be replayed: "
-                    f"this version of xipfs cannot, use the one that wrote it"
+                    f"mount it once with -o rw"
                 )
             return cls(nvram, disk, state)
         except FormatError as exc:
@@ -71,11 +122,108 @@ class SuperBlock:
             nvram.close()
             raise
 
+    @classmethod
+    def _open_to_write(
+        cls, nvram: NvramDevice, disk: DiskSuperblock, clock: Callable[[], int] | None
+    ) -> "SuperBlock":
+        if clock is None:
+            bug_on(True, "a writer without a clock")
+            raise AssertionError
+        if disk.ro_compat & ~RO_COMPAT_KNOWN:
+            raise ReadOnlyFsError(
+                f"{nvram.path}: uses features {disk.ro_compat & ~RO_COMPAT_KNOWN:#x} that this "
+                f"xipfs cannot write: mount it read-only"
+            )
+        journal = Journal(nvram, disk)
+        if not _is_clean(nvram, disk):
+            journal.replay()
+        state = _load_state(nvram, disk)
+        if state.flags & StateFlags.ERROR:
+            raise FormatError(f"{nvram.path}: found damaged earlier: run xipfs fsck on it")
+        sb = cls(nvram, disk, state)
+        sb.clock = clock
+        sb.writable = True
+        sb.journal = journal
+        sb.allocator = Allocator(nvram, disk, state.nr_free_pages)
+        now_ns = clock()
+        with sb.transaction(now_ns) as tx:
+            tx.state = tx.state._replace(
+                flags=state.flags & ~int(StateFlags.CLEAN),
+                mounted_ns=now_ns,
+                mount_count=state.mount_count + 1,
+            )
+        return sb
+
+    # Transactions
+
+    def transaction(self, now_ns: int, *, use_reserve: bool = False) -> Transaction:
+        """Begin a transaction, which ends with the `with` block it is used for.
+
+        use_reserve: it may have the last free pages, since it is about to free some.
+        Raises: ReadOnlyFsError. Bug: another one is open.
+        """
+        if not self.writable:
+            raise ReadOnlyFsError(f"{self.nvram.path}: mounted read-only")
+        bug_on(self._open_transaction is not None, "a transaction in a transaction")
+        transaction = Transaction(self, now_ns, use_reserve=use_reserve)
+        self._open_transaction = transaction
+        return transaction
+
+    def end_transaction(self, transaction: Transaction) -> None:
+        """Let another begin; for `Transaction` alone."""
+        bug_on(self._open_transaction is not transaction, "another transaction is open")
+        self._open_transaction = None
+
+    def publish(
+        self,
+        state: DiskState,
+        inodes: Mapping[Ino, DiskInode],
+        orphan_before: Mapping[Ino, Ino | None],
+        blocks: Iterable[int],
+    ) -> None:
+        """Take over what a transaction has made of the image; for `Transaction` alone.
+
+        orphan_before: changes, None for inodes that left the list. blocks: pages with new bytes.
+        """
+        self.state = state
+        for ino, disk in inodes.items():
+            if ino == INO_INODE_FILE:
+                self.inode_file_inode = disk
+                self.inode_file.renew(disk)
+                continue
+            inode = self._inodes.get(ino)
+            if inode is None:
+                continue
+            if disk.mode:
+                inode.renew(disk)
+            else:
+                del self._inodes[ino]
+        for ino, before in orphan_before.items():
+            if before is None:
+                self.orphan_before.pop(ino, None)
+            else:
+                self.orphan_before[ino] = before
+        for block in blocks:
+            self.dir_reader.forget_page(block)
+
+    @property
+    def is_aborted(self) -> bool:
+        """Did a transaction fail half-way? Then only another mount can go on writing."""
+        return self.journal.aborted
+
+    # Inodes
+
     def iget(self, ino: Ino) -> Inode:
         """Return inode *ino*, from memory or from the image. Raises: FormatError, DeviceError."""
         inode = self._inodes.get(ino)
         if inode is None:
-            inode = Inode(self.load_inode(ino), self.nvram, self.seed, self._a_ops)
+            inode = Inode(
+                self.load_inode(ino),
+                self.nvram,
+                self.seed,
+                self._a_ops,
+                read_only=not self.writable,
+            )
             self._inodes[ino] = inode
         return inode
 
@@ -85,15 +233,24 @@ class SuperBlock:
 
     def load_inode(self, ino: Ino) -> DiskInode:
         """Read the record of inode *ino*, in use. Raises: FormatError, DeviceError."""
-        page, index = divmod(ino, INODES_PER_PAGE)
-        block = self._inode_file.find_block(Pgoff(page)) if ino > 0 else None
-        if block is None:
-            raise FormatError(f"inode {ino}: the inode file has no such page")
-        offset = (block << PAGE_SHIFT) + index * INODE.size_bytes
-        inode = decode_inode(self.nvram.load(offset, INODE.size_bytes), self.seed, ino)
+        inode = self.load_inode_record(ino)
         if inode.mode == 0:
             raise FormatError(f"inode {ino}: named, but free")
         return inode
+
+    def load_inode_record(self, ino: Ino) -> DiskInode:
+        """Read the record of inode *ino*, in use or free. Raises: FormatError, DeviceError."""
+        offset = self.inode_offset(ino, self.inode_file)
+        return decode_inode(self.nvram.load(offset, INODE.size_bytes), self.seed, ino)
+
+    @staticmethod
+    def inode_offset(ino: Ino, inode_file: ExtentMap) -> int:
+        """Return the byte of the image where the record of *ino* is. Raises: FormatError, .."""
+        page, index = divmod(ino, INODES_PER_PAGE)
+        block = inode_file.find_block(Pgoff(page)) if ino > 0 else None
+        if block is None:
+            raise FormatError(f"inode {ino}: the inode file has no such page")
+        return (block << PAGE_SHIFT) + index * INODE.size_bytes
 
     def lookup(self, directory: Inode, name: bytes) -> Inode:
         """Return what *name* in *directory* stands for.
@@ -149,9 +306,19 @@ class SuperBlock:
         return len(self._inodes)
 
     def close(self) -> None:
-        """Close the image. Raises: BufferError while somebody holds a view of it."""
+        """Close the image, of a writer with the word that it is clean.
+
+        Raises: BufferError while somebody holds a view of it; of a writer DeviceError,
+                NoSpaceError: then another mount replays the journal, as after a crash.
+        """
         self._inodes.clear()
-        self.nvram.close()
+        try:
+            if self.writable and not self.is_aborted:
+                with self.transaction(self.clock()) as tx:
+                    tx.state = tx.state._replace(flags=tx.state.flags | StateFlags.CLEAN)
+        finally:
+            self.writable = False
+            self.nvram.close()
 
 
 def read_superblock(nvram: NvramDevice) -> DiskSuperblock:
@@ -176,6 +343,18 @@ def read_superblock(nvram: NvramDevice) -> DiskSuperblock:
             f"copy the image again"
         )
     return disk
+
+
+def _load_state(nvram: NvramDevice, disk: DiskSuperblock) -> DiskState:
+    return decode_state(nvram.load(STATE_BLOCK << PAGE_SHIFT, STATE.size_bytes), disk.seed)
+
+
+def _is_clean(nvram: NvramDevice, disk: DiskSuperblock) -> bool:
+    """Can the image be used without a look at its journal? A torn state says nothing."""
+    try:
+        return bool(_load_state(nvram, disk).flags & StateFlags.CLEAN)
+    except FormatError:
+        return False
 
 
 def _prefixed(nvram: NvramDevice, exc: Exception) -> str:

@@ -62,7 +62,7 @@ class DiskGroupDesc(NamedTuple):
 
     def encode(self, seed: int) -> bytes:
         """Return the sealed record."""
-        return GROUP_DESC.encode(seed, **self._asdict())
+        return GROUP_DESC.encode_values(seed, self)
 
 
 def decode_group_desc(record: Buffer, seed: int, group: int) -> DiskGroupDesc:

@@ -125,7 +125,7 @@ class DiskInode(NamedTuple):
 
     def encode(self, seed: int) -> bytes:
         """Return the sealed record."""
-        return INODE.encode(seed, **self._asdict())
+        return INODE.encode_values(seed, self)
 
 
 def decode_inode(record: Buffer, seed: int, ino: Ino) -> DiskInode:

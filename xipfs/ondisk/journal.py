@@ -12,12 +12,14 @@ record carries the bytes to store at `target` (a byte offset of the image); the 
 `size_bytes` is 0 and its `target` the number of DATA records. Replay starts at `head` with
 `sequence`, and ends at the first record that is not sealed, or not of the sequence expected; a
 transaction without its COMMIT never happened. docs/FORMAT.md, "Journal", has all the rules.
-
-mkfs writes an empty journal; nothing writes transactions yet.
 """
 
+import struct
+import zlib
 from enum import IntEnum
 from typing import NamedTuple
+
+import numpy as np
 
 from xipfs.errors import FormatError
 from xipfs.ondisk.record import Buffer, RecordFormat, fields_dtype
@@ -29,6 +31,9 @@ __all__ = [
     "DiskJournalHeader",
     "JournalRecordKind",
     "decode_journal_header",
+    "differing_ranges",
+    "encode_journal_record",
+    "journal_record_size_bytes",
 ]
 
 JOURNAL_HEADER = RecordFormat(
@@ -64,6 +69,11 @@ JOURNAL_RECORD = RecordFormat(
 )
 
 
+_RECORD_MAGIC = JOURNAL_RECORD.magic.to_bytes(4, "little")
+_RECORD_BODY = struct.Struct("<QIIQ8x")
+"""JOURNAL_RECORD behind its checksum, which covers the bytes that follow, too."""
+
+
 class JournalRecordKind(IntEnum):
     """What a journal record says."""
 
@@ -79,7 +89,7 @@ class DiskJournalHeader(NamedTuple):
 
     def encode(self, seed: int) -> bytes:
         """Return the sealed record."""
-        return JOURNAL_HEADER.encode(seed, **self._asdict())
+        return JOURNAL_HEADER.encode_values(seed, self)
 
 
 def decode_journal_header(page: Buffer, seed: int) -> DiskJournalHeader:
@@ -100,3 +110,34 @@ def decode_journal_header(page: Buffer, seed: int) -> DiskJournalHeader:
     if not headers:
         raise FormatError("; ".join(damage))
     return max(headers)
+
+
+def journal_record_size_bytes(size_bytes: int) -> int:
+    """Return what a record with *size_bytes* behind it takes of the ring."""
+    return JOURNAL_RECORD.size_bytes + (size_bytes + 7 & ~7)
+
+
+def encode_journal_record(
+    seed: int, sequence: int, kind: JournalRecordKind, target: int, data: bytes
+) -> bytes:
+    """Return a sealed record and the bytes behind it, filled up with zeros to a multiple of 8."""
+    body = _RECORD_BODY.pack(sequence, kind, len(data), target)
+    crc = zlib.crc32(data, zlib.crc32(body, zlib.crc32(_RECORD_MAGIC, seed)))
+    return b"".join((_RECORD_MAGIC, crc.to_bytes(4, "little"), body, data, bytes(-len(data) % 8)))
+
+
+def differing_ranges(old: Buffer, new: Buffer) -> list[tuple[int, int]]:
+    """Return which bytes of two buffers of one size differ, as [start, end): what to log.
+
+    Bytes between two ranges that would be less than another record are part of one.
+
+    >>> differing_ranges(bytes(200), b"x" + bytes(10) + b"y" + bytes(180) + bytes(7) + b"z")
+    [(0, 12), (199, 200)]
+    """
+    where = np.flatnonzero(np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8))
+    if not len(where):
+        return []
+    breaks = np.flatnonzero(where[1:] - where[:-1] > JOURNAL_RECORD.size_bytes)
+    starts = [int(where[0]), *where[breaks + 1].tolist()]
+    ends = [*where[breaks].tolist(), int(where[-1])]
+    return [(start, end + 1) for start, end in zip(starts, ends, strict=True)]

@@ -157,7 +157,7 @@ class DiskState(NamedTuple):
 
     def encode(self, seed: int) -> bytes:
         """Return the sealed record."""
-        return STATE.encode(seed, **self._asdict())
+        return STATE.encode_values(seed, self)
 
 
 def decode_superblock(page: Buffer, where: str) -> DiskSuperblock:

@@ -14,12 +14,17 @@ sure once its cache lines were flushed and a fence came after that:
     flush                    these lines are on their way
     fence                    all that was flushed before is durable
 
-The host keeps an image's pages when we die, so here flush and fence only count, and tell
-`observer`, which can then say what a loss of power at any moment would have left.
+The host keeps an image's pages when we die, so by default flush and fence only count, and tell
+`observer`, which can then say what a loss of power at any moment would have left. With
+`fence_syncs`, a fence is fdatasync(2), and the image survives the host, too.
+
+A sparse image has no blocks of its disk where nothing was stored. They are reserved, a piece at a
+time, before the first store into it: a full disk is NoSpaceError, and nothing was stored then.
 
 One writer or many readers hold the image at a time, by flock(2).
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -31,7 +36,14 @@ from typing import NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from xipfs.errors import DeviceError, FormatError, ImageBusyError, bug_on
+from xipfs.errors import (
+    DeviceError,
+    FormatError,
+    ImageBusyError,
+    NoSpaceError,
+    ReadOnlyFsError,
+    bug_on,
+)
 from xipfs.phys.wear import Wear
 from xipfs.units import PAGE_SIZE
 
@@ -41,6 +53,11 @@ IOV_MAX = 1024
 """Most buffers that one preadv or writev takes (UIO_MAXIOV of Linux)."""
 
 CACHE_LINE_SIZE_BYTES = 64
+
+_PIECE_SHIFT = 20
+"""Blocks of the host's disk are reserved 1 MiB at a time."""
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class NvramObserver(Protocol):
@@ -61,6 +78,7 @@ class NvramDevice:
 
     size_bytes: of the file when it was opened; a later change of the file does not change it.
     nr_flushed_lines, nr_fences: counted since then.
+    fence_syncs: a fence waits for the host's disk.
     observer: is told of what reaches the device; None for nobody.
     wear: where stores are counted by block, if anybody wants to know.
     """
@@ -69,6 +87,9 @@ class NvramDevice:
         "_bytes",
         "_fd",
         "_mmap",
+        "_nr_synced_lines",
+        "_reserved",
+        "fence_syncs",
         "nr_fences",
         "nr_flushed_lines",
         "observer",
@@ -77,13 +98,17 @@ class NvramDevice:
         "wear",
     )
 
-    def __init__(self, path: Path, fd: int, size_bytes: int) -> None:
+    def __init__(self, path: Path, fd: int, size_bytes: int, *, reserves: bool = False) -> None:
         self.path = path
         self.size_bytes = size_bytes
         self.nr_flushed_lines = 0
         self.nr_fences = 0
         self.observer: NvramObserver | None = None
         self.wear: Wear | None = None
+        self.fence_syncs = False
+        self._nr_synced_lines = 0
+        # The pieces whose blocks are there; None where nothing needs to be reserved.
+        self._reserved: set[int] | None = set() if reserves else None
         self._fd = fd
         self._mmap = mmap.mmap(fd, size_bytes, access=mmap.ACCESS_READ)
         self._bytes = np.frombuffer(self._mmap, np.uint8).data
@@ -97,16 +122,20 @@ class NvramDevice:
         return cls(Path(name), fd, size_bytes)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> "NvramDevice":
-        """Open an image for reading.
+    def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> "NvramDevice":
+        """Open an image for reading, or as its only user for writing.
 
-        Raises: DeviceError when it cannot be opened or is no regular file; FormatError when it is
-        empty; ImageBusyError when a writer holds it.
+        Raises: DeviceError when it cannot be opened or is no regular file; ReadOnlyFsError when it
+        may only be read; FormatError when it is empty; ImageBusyError when a writer, or for
+        writing anybody, holds it.
         """
         path = Path(path)
+        mode = os.O_RDWR if writable else os.O_RDONLY
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = os.open(path, mode | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as exc:
+            if writable and exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise ReadOnlyFsError(f"{path}: may not be written: {exc.strerror}") from exc
             raise DeviceError(f"{path}: {exc.strerror}") from exc
         try:
             status = os.fstat(fd)
@@ -116,8 +145,8 @@ class NvramDevice:
                 raise FormatError(
                     f"{path}: no xipfs image: {status.st_size} bytes, less than one page"
                 )
-            _lock_shared(path, fd)
-            return cls(path, fd, status.st_size)
+            _lock(path, fd, writable=writable)
+            return cls(path, fd, status.st_size, reserves=writable)
         except OSError as exc:
             os.close(fd)
             raise DeviceError(f"{path}: {exc.strerror}") from exc
@@ -155,17 +184,33 @@ class NvramDevice:
         if found != wanted:
             self._raise_cut_short(offset + found)
 
-    def store_bytes(self, offset: int, data: bytes | memoryview) -> None:
+    def reserve(self, offset: int, size_bytes: int) -> None:
+        """Have the host give its disk's blocks to these bytes, so that storing there cannot fail.
+
+        Raises: NoSpaceError when the disk is full; DeviceError. Nothing has changed then.
+        """
+        reserved = self._reserved
+        if reserved is None or not size_bytes:
+            return
+        for piece in range(offset >> _PIECE_SHIFT, (offset + size_bytes - 1 >> _PIECE_SHIFT) + 1):
+            if piece in reserved:
+                continue
+            start = piece << _PIECE_SHIFT
+            try:
+                os.posix_fallocate(self._fd, start, min(1 << _PIECE_SHIFT, self.size_bytes - start))
+            except OSError as exc:
+                kind = NoSpaceError if exc.errno in _NO_SPACE else DeviceError
+                raise kind(f"{self.path}: {exc.strerror} at byte {start:#x}") from exc
+            reserved.add(piece)
+
+    def store_bytes(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write *data* to the bytes from *offset* on, all of which exist.
 
-        Raises: DeviceError. An image that was opened for reading refuses.
+        Raises: DeviceError, NoSpaceError. An image that was opened for reading refuses.
         """
-        bug_on(
-            offset < 0 or offset + len(data) > self.size_bytes,
-            "store outside of the image",
-            offset=offset,
-            size_bytes=len(data),
-        )
+        if offset < 0 or offset + len(data) > self.size_bytes:
+            bug_on(True, "store outside of the image", offset=offset, size_bytes=len(data))
+        self.reserve(offset, len(data))
         try:
             written = os.pwrite(self._fd, data, offset)
         except OSError as exc:
@@ -193,8 +238,17 @@ class NvramDevice:
             self.observer.on_flush(offset, size_bytes)
 
     def fence(self) -> None:
-        """Let what was flushed be durable before anything that is stored later (SFENCE)."""
+        """Let what was flushed be durable before anything that is stored later (SFENCE).
+
+        Raises: DeviceError when the host's disk failed.
+        """
         self.nr_fences += 1
+        if self.fence_syncs and self._nr_synced_lines != self.nr_flushed_lines:
+            try:
+                os.fdatasync(self._fd)
+            except OSError as exc:
+                raise DeviceError(f"{self.path}: {exc.strerror} at a fence") from exc
+            self._nr_synced_lines = self.nr_flushed_lines
         if self.observer is not None:
             self.observer.on_fence()
 
@@ -220,10 +274,9 @@ class NvramDevice:
         )
 
 
-def _lock_shared(path: Path, fd: int) -> None:
+def _lock(path: Path, fd: int, *, writable: bool) -> None:
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_EX if writable else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ImageBusyError(
-            f"{path}: in use by a writer: unmount it or wait until mkfs is done"
-        ) from None
+        text = "in use: unmount it" if writable else "in use by a writer: unmount it"
+        raise ImageBusyError(f"{path}: {text} or wait until mkfs is done") from None
