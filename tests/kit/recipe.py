@@ -37,7 +37,7 @@ from xipfs.ondisk.group import GROUP_DESC, bitmap_checksum
 from xipfs.ondisk.inode import INO_ROOT, INODE
 from xipfs.ondisk.journal import JOURNAL_HEADER, JOURNAL_RECORD, JournalRecordKind
 from xipfs.ondisk.record import RecordFormat
-from xipfs.ondisk.superblock import STATE, STATE_INODE_OFFSET, SUPERBLOCK
+from xipfs.ondisk.superblock import STATE, SUPERBLOCK
 from xipfs.ondisk.xattr import XATTR_ENTRY_DTYPE, XATTR_RUN
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE
 

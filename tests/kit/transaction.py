@@ -11,6 +11,7 @@ __all__ = ["MemoryTransaction"]
 class MemoryTransaction:
     def __init__(self, nr_pages: int = 1 << 20) -> None:
         self.size_bytes = nr_pages << PAGE_SHIFT
+        self.metadata_runs = ()
         self.now_ns = 1
         self.sb = SimpleNamespace(seed=7, disk=SimpleNamespace(hash_key=bytes(16)))
         self.pages: dict[int, bytes] = {}

@@ -34,6 +34,7 @@ __all__ = [
     "iter_extents",
     "iter_nodes",
     "load_node",
+    "may_hold",
 ]
 
 EXTENT_DEPTH_MAX = 4
@@ -48,6 +49,11 @@ class ImageReader(Protocol):
     @property
     def size_bytes(self) -> int:
         """Of the image."""
+        ...
+
+    @property
+    def metadata_runs(self) -> tuple[tuple[int, int], ...]:
+        """Pages [start, end) of the image that no file may have: see `fs.layout`."""
         ...
 
     def load(self, offset: int, size_bytes: int) -> bytes:
@@ -126,12 +132,20 @@ class ExtentMap:
             entries = load_node(
                 self._nvram, self._seed, self._inode, Block(int(entries["block"][i])), depth
             )
-        _check_extents(self._inode, entries, self._nvram.size_bytes >> PAGE_SHIFT)
+        _check_extents(self._nvram, self._inode, entries)
         written = entries[(entries["flags"] & ExtentFlags.UNWRITTEN) == 0]
         self._starts = written["pgoff"].tolist()
         self._ends = (written["pgoff"] + written["nr_pages"]).tolist()
         self._blocks = written["block"].tolist()
         self._first, self._end = first, end
+
+
+def may_hold(image: ImageReader, block: int, nr_pages: int) -> bool:
+    """May some inode have the pages [block, block + nr_pages), as far as the superblock tells?"""
+    end = block + nr_pages
+    return 0 < block <= end <= image.size_bytes >> PAGE_SHIFT and not any(
+        block < run_end and end > run_start for run_start, run_end in image.metadata_runs
+    )
 
 
 def load_node(
@@ -142,8 +156,8 @@ def load_node(
     Raises: FormatError, DeviceError.
     """
     where = f"page {block}, extents of inode {inode.ino}"
-    if not 0 < block < nvram.size_bytes >> PAGE_SHIFT:
-        raise FormatError(f"{where}: outside of the image")
+    if not may_hold(nvram, block, 1):
+        raise FormatError(f"{where}: outside of the image, or in its metadata")
     page = nvram.load(block << PAGE_SHIFT, PAGE_SIZE)
     ino, generation, found_depth, entries = decode_node(page, seed, where)
     if (ino, generation, found_depth) != (inode.ino, inode.generation, depth):
@@ -190,9 +204,16 @@ def iter_extents(
     leaves: Iterable[ExtentArray] = [inode.extents]
     if inode.extent_depth:
         leaves = (e for _, depth, e in iter_nodes(nvram, seed, inode) if depth == 0)
+    nr_left = nvram.size_bytes >> PAGE_SHIFT
     for entries in leaves:
-        _check_extents(inode, entries, nvram.size_bytes >> PAGE_SHIFT)
-        yield from entries.tolist()
+        _check_extents(nvram, inode, entries)
+        for extent in entries.tolist():
+            nr_left -= extent[2] or 1
+            if nr_left < 0:
+                raise FormatError(
+                    f"inode {inode.ino}: more pages than the image has: extents overlap"
+                )
+            yield extent
 
 
 def _check_depth(inode: DiskInode) -> None:
@@ -208,15 +229,19 @@ def _check_index(inode: DiskInode, entries: ExtentArray) -> None:
         raise FormatError(f"inode {inode.ino}: an index of extents is empty or out of order")
 
 
-def _check_extents(inode: DiskInode, entries: ExtentArray, nr_image_pages: int) -> None:
+def _check_extents(nvram: ImageReader, inode: DiskInode, entries: ExtentArray) -> None:
     starts, blocks = entries["pgoff"], entries["block"]
     nr_pages = entries["nr_pages"].astype(np.int64)
+    nr_image_pages = nvram.size_bytes >> PAGE_SHIFT
     # Differences, not sums: what a damaged image says may be at the end of what int64 holds.
     bad = (starts < 0) | (blocks <= 0) | (blocks > nr_image_pages - nr_pages)
     bad[1:] |= (starts[1:] < starts[:-1]) | (starts[1:] - starts[:-1] < nr_pages[:-1])
+    for start, end in nvram.metadata_runs:
+        bad |= (blocks < end) & (blocks > start - nr_pages)
     if bad.any():
         pgoff, block, nr_extent_pages, _ = entries[int(np.argmax(bad))].item()
         raise FormatError(
             f"inode {inode.ino}: extent of {nr_extent_pages} pages at file page {pgoff}, image "
-            f"page {block}: outside of the image's {nr_image_pages} pages, or out of order"
+            f"page {block}: outside of the image's {nr_image_pages} pages, in its metadata, or "
+            f"out of order"
         )

@@ -34,7 +34,7 @@ from xipfs.ondisk.extent import (
     encode_node,
 )
 from xipfs.ondisk.inode import PAYLOAD_SIZE_BYTES, DiskInode
-from xipfs.units import PAGE_SHIFT, Block, Pgoff
+from xipfs.units import PAGE_SHIFT, Block
 
 if TYPE_CHECKING:
     from xipfs.fs.transaction import Transaction

@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterable, Mapping
 from xipfs.errors import DeviceError, FormatError, NotDirError, ReadOnlyFsError, bug_on
 from xipfs.fs.allocator import Allocator
 from xipfs.fs.dentry import DirReader
-from xipfs.fs.extent import ExtentMap
+from xipfs.fs.extent import ExtentMap, may_hold
 from xipfs.fs.inode import Inode
 from xipfs.fs.journal import Journal
+from xipfs.fs.layout import layout_problems, metadata_runs
 from xipfs.fs.transaction import Transaction
 from xipfs.fs.xip import XipOperations
 from xipfs.ondisk.inode import INO_INODE_FILE, INODE, INODES_PER_PAGE, DiskInode, decode_inode
@@ -266,13 +267,12 @@ class SuperBlock:
         disk = inode.disk
         if not disk.nr_xattr_pages:
             return {}
-        if (
-            disk.nr_xattr_pages > NR_XATTR_PAGES_MAX
-            or disk.xattr_block + disk.nr_xattr_pages > self.disk.nr_pages
+        if disk.nr_xattr_pages > NR_XATTR_PAGES_MAX or not may_hold(
+            self.nvram, disk.xattr_block, disk.nr_xattr_pages
         ):
             raise FormatError(
                 f"inode {disk.ino}: {disk.nr_xattr_pages} pages of attributes at page "
-                f"{disk.xattr_block}, in an image of {self.disk.nr_pages}"
+                f"{disk.xattr_block}: outside of the image's {self.disk.nr_pages}, or in its metadata"
             )
         run = self.nvram.load(disk.xattr_block << PAGE_SHIFT, disk.nr_xattr_pages << PAGE_SHIFT)
         return decode_xattrs(run, self.seed, disk.ino, disk.generation)
@@ -324,6 +324,8 @@ class SuperBlock:
 def read_superblock(nvram: NvramDevice) -> DiskSuperblock:
     """Read page 0 and compare it with the file; of a bad one, say whether the replica is sound.
 
+    Tells *nvram* which pages no file may have.
+
     Raises: FormatError, DeviceError.
     """
     try:
@@ -342,6 +344,9 @@ def read_superblock(nvram: NvramDevice) -> DiskSuperblock:
             f"cut short: {nvram.size_bytes} bytes of {disk.nr_pages << PAGE_SHIFT}: "
             f"copy the image again"
         )
+    if problems := layout_problems(disk):
+        raise FormatError(f"page 0: {problems[0]}: run xipfs fsck")
+    nvram.metadata_runs = metadata_runs(disk)
     return disk
 
 

@@ -118,6 +118,11 @@ class Transaction:
         """Of the image: a transaction can be read from like the device itself."""
         return self.sb.nvram.size_bytes
 
+    @property
+    def metadata_runs(self) -> tuple[tuple[int, int], ...]:
+        """Pages of the image that no file may have."""
+        return self.sb.nvram.metadata_runs
+
     def load(self, offset: int, size_bytes: int) -> bytes:
         """Return bytes of the image as they will be after what `store` and `new_page` have changed.
 
