@@ -25,6 +25,7 @@ from xipfs.cli.info import info
 from xipfs.cli.ls import ls
 from xipfs.errors import XipfsError
 from xipfs.fs.copyout import copy_out
+from xipfs.fs.extentwriter import end_of_extents, insert_extent, remove_extents
 from xipfs.fs.superblock import SuperBlock
 from xipfs.fuse.mount import Mount
 from xipfs.fuse.operations import Operations
@@ -251,6 +252,45 @@ def _read(mount: Mount, ino: Ino) -> None:
     mount.operations.release(fh)
 
 
+def _replay(path: Path) -> None:
+    """Mount as a writer, and unmount: the journal is replayed, its first and last words written."""
+    SuperBlock.open(path, writable=True, clock=lambda: 1).close()
+
+
+def _write(path: Path) -> None:
+    """Take pages and inodes, give all of a file's away: whatever the image says is free or held."""
+    sb = SuperBlock.open(path, writable=True, clock=lambda: 1)
+    try:
+        for ino in (Ino(16), Ino(17), Ino(18), Ino(19)):
+            _answer(_grow_and_cut, sb, ino)
+        _answer(_make_and_free, sb)
+    finally:
+        sb.close()
+
+
+def _grow_and_cut(sb: SuperBlock, ino: Ino) -> None:
+    with sb.transaction(1) as tx:
+        end = end_of_extents(tx, tx.inode(ino))
+        if not stat.S_ISREG(tx.inode(ino).mode):
+            return
+        for block, nr_pages in tx.allocate(2):
+            insert_extent(tx, tx.inode(ino), end, block, nr_pages)
+            end += nr_pages
+    with sb.transaction(1) as tx:
+        remove_extents(tx, tx.inode(ino), 1)
+    with sb.transaction(1) as tx:
+        remove_extents(tx, tx.inode(ino), 0)
+
+
+def _make_and_free(sb: SuperBlock) -> None:
+    with sb.transaction(1) as tx:
+        ino = tx.new_inode(mode=stat.S_IFREG | 0o600, nlink=1).ino
+    with sb.transaction(1) as tx:
+        tx.add_orphan(ino)
+    with sb.transaction(1) as tx:
+        tx.free_inode(ino)
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     "info": lambda path: info(path, as_json=False),
     "ls": _ls,
@@ -260,4 +300,6 @@ READERS: dict[str, Callable[[Path], object]] = {
     "dump": _dump,
     "cp": _cp,
     "mount": _mount,
+    "replay": _replay,
+    "write": _write,
 }
