@@ -14,6 +14,7 @@ __all__ = [
     "ControlError",
     "DeviceError",
     "ExistsError",
+    "FileTooLargeError",
     "FormatError",
     "FsError",
     "ImageBusyError",
@@ -144,6 +145,12 @@ class NameTooLongError(FsError):
     """A name of more than 255 bytes."""
 
     errno = errno.ENAMETOOLONG
+
+
+class FileTooLargeError(FsError):
+    """A file would be longer than the image format has numbers for."""
+
+    errno = errno.EFBIG
 
 
 class NoDataError(FsError):

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
-from xipfs.errors import NoDataError, NoSpaceError, XipfsError
+from xipfs.errors import NoDataError, NoSpaceError, ReadOnlyFsError, XipfsError
 from xipfs.fs.extent import ExtentMap
 from xipfs.fs.xip import XipOperations
 from xipfs.mm.address_space import AddressSpace
@@ -235,8 +235,12 @@ def make_extent_file(
     fields: dict[str, Any] = dict.fromkeys(DiskInode._fields, 0)
     fields.update(ino=Ino(ino), nr_extents=len(entries), payload=entries.tobytes())
     inode = _Extents(ExtentMap(nvram, 0, DiskInode(**fields)))
-    a_ops = XipOperations({Ino(ino): inode}.__getitem__)
+    a_ops = XipOperations({Ino(ino): inode}.__getitem__, _refuse)
     return AddressSpace(ino, a_ops, i_size_bytes=nr_pages << PAGE_SHIFT, read_only=True)
+
+
+def _refuse() -> NoReturn:
+    raise ReadOnlyFsError("mounted read-only")
 
 
 class _Extents:

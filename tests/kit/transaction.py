@@ -20,7 +20,7 @@ class MemoryTransaction:
         self.used: set[int] = set()
 
     def load(self, offset: int, size_bytes: int) -> bytes:
-        assert offset % PAGE_SIZE == 0 and size_bytes == PAGE_SIZE
+        assert (offset % PAGE_SIZE, size_bytes) == (0, PAGE_SIZE)
         return self.pages[offset >> PAGE_SHIFT]
 
     def store(self, offset: int, data: bytes) -> None:
@@ -31,10 +31,11 @@ class MemoryTransaction:
         self.pages[offset >> PAGE_SHIFT] = bytes(page)
 
     def new_page(self, block: Block, data: bytes) -> None:
-        assert block in self.used and len(data) == PAGE_SIZE
+        assert block in self.used
+        assert len(data) == PAGE_SIZE
         self.pages[block] = data
 
-    def allocate(self, nr_pages: int, near: Block = Block(0)) -> list[tuple[Block, int]]:
+    def allocate(self, nr_pages: int, near: Block | None = None) -> list[tuple[Block, int]]:
         block = self.next_block
         self.next_block += nr_pages
         self.used |= set(range(block, block + nr_pages))

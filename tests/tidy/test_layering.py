@@ -26,8 +26,18 @@ MAY_IMPORT = {
     "ondisk": {"ground"},
     "policy": {"ground"},
     "mm": {"ground", "phys"},
-    # mm is handed an operations object by fs (`get_xip_mem`); that protocol is all fs sees of mm.
-    "fs": {"ground", "phys", "ondisk", "mm.address_space"},
+    # mm is handed an operations object by fs (`get_xip_mem`). That protocol is what fs sees of mm,
+    # and, in fs.file, what a filesystem calls when a file is written, cut or synced.
+    "fs": {
+        "ground",
+        "phys",
+        "ondisk",
+        "mm.address_space",
+        "mm.filemap_xip",
+        "mm.machine",
+        "mm.page_writeback",
+        "mm.truncate",
+    },
     "oracle": {"ground", "phys", "mm"},
     # What the tiers cost is told to policies.
     "tiering": {"ground", "mm", "policy", "phys.cost"},

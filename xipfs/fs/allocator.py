@@ -30,7 +30,7 @@ from xipfs.ondisk.group import (
     bitmap_checksum,
     decode_group_desc,
 )
-from xipfs.ondisk.journal import differing_ranges
+from xipfs.ondisk.journal import JOURNAL_RECORD, merged_ranges
 from xipfs.ondisk.superblock import DiskSuperblock
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Block
@@ -49,29 +49,30 @@ _GROUPS_PER_PAGE = PAGE_SIZE // GROUP_DESC.size_bytes
 class AllocatorChange(NamedTuple):
     """What a transaction stores for the pages that it takes and frees.
 
-    records: (offset, bytes); new_pages: bitmaps that were never written; bitmaps: by group;
-    nr_freed_pages: by how many the count of free pages grows, perhaps below zero.
+    records: (offset, bytes); new_pages: bitmaps that were never written; bitmaps: by group, see
+    `_Group.bits`; nr_freed_pages: by how many the count of free pages grows, perhaps below zero.
     """
 
     records: list[tuple[int, bytes]]
     new_pages: list[tuple[Block, bytes]]
-    bitmaps: dict[int, bytes]
+    bitmaps: dict[int, int]
     nr_freed_pages: int
 
 
 class _Group:
     """A group that was looked into.
 
-    bitmap: as in the image. is_new: its page was never written. starts, ends: runs of free pages
-    that nobody has taken, as pages of the group, sorted, not touching; nr_pages: in all of them.
+    bits: its bitmap in the image, as an integer. is_new: that page was never written. starts, ends:
+    runs of free pages that nobody has taken, as pages of the group, sorted, not touching; nr_pages:
+    in all of them.
     """
 
-    __slots__ = ("bitmap", "ends", "is_new", "nr_pages", "starts")
+    __slots__ = ("bits", "ends", "is_new", "nr_pages", "starts")
 
     def __init__(self, bitmap: bytes, *, is_new: bool) -> None:
-        self.bitmap = bitmap
+        self.bits = int.from_bytes(bitmap, "little")
         self.is_new = is_new
-        self.nr_pages = NR_GROUP_PAGES - int.from_bytes(bitmap, "little").bit_count()
+        self.nr_pages = NR_GROUP_PAGES - self.bits.bit_count()
         used = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
         edges = np.flatnonzero(np.diff(used, prepend=np.uint8(1), append=np.uint8(1)))
         self.starts: list[int] = edges[::2].tolist()
@@ -200,40 +201,43 @@ class Allocator:
         taken: from `take`. freed: in use in the image, or among *taken*.
         Raises: FormatError where pages are freed that are free; DeviceError.
         """
-        bits: dict[int, int] = {}
+        bitmaps: dict[int, int] = {}
+        spans: dict[int, list[tuple[int, int]]] = {}  # bytes of bitmaps that change
         nr_freed_pages = 0
-        for number, start, end in _by_group(taken):
-            if number not in bits:
-                bits[number] = int.from_bytes(self._group(number).bitmap, "little")
-            bits[number] |= (1 << end - start) - 1 << start
-            nr_freed_pages -= end - start
-        for number, start, end in _by_group(freed):
-            if number not in bits:
-                bits[number] = int.from_bytes(self._group(number).bitmap, "little")
-            mask = (1 << end - start) - 1 << start
-            if bits[number] & mask != mask:
-                first = number << GROUP_SHIFT
-                raise FormatError(
-                    f"{self._nvram.path}: pages [{first + start}, {first + end}) are held, but "
-                    f"marked free: run xipfs fsck"
-                )
-            bits[number] &= ~mask
-            nr_freed_pages += end - start
+        for is_freed, runs in ((False, taken), (True, freed)):
+            for number, start, end in _by_group(runs):
+                if number not in bitmaps:
+                    bitmaps[number] = self._group(number).bits
+                    spans[number] = []
+                mask = (1 << end - start) - 1 << start
+                if not is_freed:
+                    bitmaps[number] |= mask
+                    nr_freed_pages -= end - start
+                elif bitmaps[number] & mask == mask:
+                    bitmaps[number] ^= mask
+                    nr_freed_pages += end - start
+                else:
+                    first = number << GROUP_SHIFT
+                    raise FormatError(
+                        f"{self._nvram.path}: pages [{first + start}, {first + end}) are held, "
+                        f"but marked free: run xipfs fsck"
+                    )
+                spans[number].append((start >> 3, (end - 1 >> 3) + 1))
         records: list[tuple[int, bytes]] = []
         new_pages: list[tuple[Block, bytes]] = []
-        bitmaps = {number: found.to_bytes(PAGE_SIZE, "little") for number, found in bits.items()}
-        for number, bitmap in bitmaps.items():
-            group, block = self._group(number), Block(self._disk.bitmap_block + number)
-            if group.is_new:
+        for number, bits in bitmaps.items():
+            bitmap = bits.to_bytes(PAGE_SIZE, "little")
+            block = Block(self._disk.bitmap_block + number)
+            if self._group(number).is_new:
                 new_pages.append((block, bitmap))
             else:
                 offset = block << PAGE_SHIFT
-                differing = differing_ranges(group.bitmap, bitmap)
-                records += [(offset + start, bitmap[start:end]) for start, end in differing]
+                merged = merged_ranges(spans[number], JOURNAL_RECORD.size_bytes)
+                records += [(offset + start, bitmap[start:end]) for start, end in merged]
             desc = DiskGroupDesc(
                 group=number,
                 flags=0,
-                nr_free_pages=NR_GROUP_PAGES - bits[number].bit_count(),
+                nr_free_pages=NR_GROUP_PAGES - bits.bit_count(),
                 bitmap_checksum=bitmap_checksum(bitmap, self._seed),
             )
             records.append((self._desc_offset(number), desc.encode(self._seed)))
@@ -241,9 +245,9 @@ class Allocator:
 
     def publish(self, change: AllocatorChange, freed: Iterable[BlockRun]) -> None:
         """Take note that the image says what `prepare` returned: *freed* can be taken now."""
-        for number, bitmap in change.bitmaps.items():
+        for number, bits in change.bitmaps.items():
             group = self._group(number)
-            group.bitmap = bitmap
+            group.bits = bits
             group.is_new = False
         self.give_back(freed)
         while len(self._groups) > _NR_GROUPS_IN_MEMORY:

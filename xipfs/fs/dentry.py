@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xipfs.errors import FormatError, NameTooLongError, NoEntryError
-from xipfs.fs.extent import ExtentMap
+from xipfs.fs.extent import ExtentMap, ImageReader
 from xipfs.ondisk.dentry import (
     KEY_MAX,
     NAME_SIZE_BYTES_MAX,
@@ -22,10 +22,9 @@ from xipfs.ondisk.dentry import (
     name_key,
 )
 from xipfs.ondisk.inode import DiskInode
-from xipfs.phys.nvram import NvramDevice
-from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino, Pgoff
+from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Block, Ino, Pgoff
 
-__all__ = ["DIR_LEVEL_MAX", "DirEntry", "DirReader", "name_legal"]
+__all__ = ["DIR_LEVEL_MAX", "DirEntry", "DirReader", "load_dir_page", "name_legal"]
 
 DIR_LEVEL_MAX = 5
 """254^5 leaves: more than inodes can be."""
@@ -47,11 +46,14 @@ class DirEntry(NamedTuple):
 
 
 class DirReader:
-    """Looks names up in any directory of one image. Keeps the pages last used, checked."""
+    """Looks names up in any directory of one image. Keeps the pages last used, checked.
+
+    What it keeps is what the image holds: who changes a page there calls `forget_page`.
+    """
 
     __slots__ = ("_hash_key", "_nvram", "_pages", "_seed")
 
-    def __init__(self, nvram: NvramDevice, seed: int, hash_key: bytes) -> None:
+    def __init__(self, nvram: ImageReader, seed: int, hash_key: bytes) -> None:
         self._nvram = nvram
         self._seed = seed
         self._hash_key = hash_key
@@ -114,10 +116,6 @@ class DirReader:
                 position = key
                 yield DirEntry(name, Ino(ino), d_type, key)
 
-    def forget_page(self, block: int) -> None:
-        """Read page *block* of the image anew: its bytes have changed."""
-        self._pages.pop(block, None)
-
     def _leaves(self, directory: DiskInode, extents: ExtentMap, key: int) -> Iterator[DiskDirPage]:
         """Yield the leaf in which *key* is or would be, and all leaves behind it."""
         page = self._page(directory, extents, Pgoff(0))
@@ -162,24 +160,42 @@ class DirReader:
 
     def _page(self, directory: DiskInode, extents: ExtentMap, pgoff: Pgoff) -> DiskDirPage:
         block = extents.find_block(pgoff)
-        where = f"directory page {pgoff} of inode {directory.ino}"
-        if block is None:
-            raise FormatError(f"{where}: a hole")
-        page = self._pages.get(block)
-        if page is None:
-            page = decode_dir_page(
-                self._nvram.load(block << PAGE_SHIFT, PAGE_SIZE), self._seed, where
-            )
+        page = None if block is None else self._pages.get(block)
+        if block is None or page is None:
+            page = load_dir_page(self._nvram, self._seed, directory, extents, pgoff)
+            assert block is not None, "load_dir_page refuses holes"
             self._pages[block] = page
             if len(self._pages) > NR_CACHED_PAGES:
                 self._pages.popitem(last=False)
         else:
             self._pages.move_to_end(block)
-        if (page.ino, page.generation) != (directory.ino, directory.generation):
-            raise FormatError(
-                f"{where}: the page belongs to inode {page.ino}, generation {page.generation}"
-            )
+            _check_owner(page, directory, pgoff)
         return page
+
+    def forget_page(self, block: Block) -> None:
+        """Read page *block* again when it is needed: it has changed, or belongs to nobody now."""
+        self._pages.pop(block, None)
+
+
+def load_dir_page(
+    image: ImageReader, seed: int, directory: DiskInode, extents: ExtentMap, pgoff: Pgoff
+) -> DiskDirPage:
+    """Read page *pgoff* of *directory*, checked for its owner. Raises: FormatError, DeviceError."""
+    block = extents.find_block(pgoff)
+    where = f"directory page {pgoff} of inode {directory.ino}"
+    if block is None:
+        raise FormatError(f"{where}: a hole")
+    page = decode_dir_page(image.load(block << PAGE_SHIFT, PAGE_SIZE), seed, where)
+    _check_owner(page, directory, pgoff)
+    return page
+
+
+def _check_owner(page: DiskDirPage, directory: DiskInode, pgoff: Pgoff) -> None:
+    if (page.ino, page.generation) != (directory.ino, directory.generation):
+        raise FormatError(
+            f"directory page {pgoff} of inode {directory.ino}: the page belongs to inode "
+            f"{page.ino}, generation {page.generation}"
+        )
 
 
 def name_legal(name: bytes) -> bool:

@@ -5,7 +5,7 @@ the one last used, and reads another when the page asked for lies outside of it.
 
 Invariants:
     I1  Whatever is returned lies inside the image (checked when a leaf is taken in).
-    I2  An unwritten extent is a hole to its readers.
+    I2  An unwritten extent is a hole to its readers; only who fills it asks for it.
 """
 
 from bisect import bisect_right
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from xipfs.errors import FormatError
 from xipfs.ondisk.extent import ExtentArray, ExtentFlags, decode_node
-from xipfs.ondisk.inode import DiskInode, InodeFlags
+from xipfs.ondisk.inode import FILE_SIZE_BYTES_MAX, DiskInode, InodeFlags
 from xipfs.units import (
     NVRAM_PFN_START,
     PAGE_SHIFT,
@@ -41,6 +41,8 @@ EXTENT_DEPTH_MAX = 4
 """Enough for 5 * 169^4 extents: about as many as the largest file has pages."""
 
 _PGOFF_END = 1 << 64
+_FILE_PAGES_MAX = FILE_SIZE_BYTES_MAX >> PAGE_SHIFT
+_UNWRITTEN = int(ExtentFlags.UNWRITTEN)
 
 
 class ImageReader(Protocol):
@@ -64,7 +66,17 @@ class ImageReader(Protocol):
 class ExtentMap:
     """The extents of *inode*."""
 
-    __slots__ = ("_blocks", "_end", "_ends", "_first", "_inode", "_nvram", "_seed", "_starts")
+    __slots__ = (
+        "_blocks",
+        "_end",
+        "_ends",
+        "_first",
+        "_inode",
+        "_nvram",
+        "_seed",
+        "_starts",
+        "_unwritten",
+    )
 
     def __init__(self, nvram: ImageReader, seed: int, inode: DiskInode) -> None:
         self._nvram = nvram
@@ -74,6 +86,7 @@ class ExtentMap:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._blocks: list[int] = []
+        self._unwritten: list[tuple[int, int, int, int]] = []
 
     def renew(self, inode: DiskInode) -> None:
         """Go on with *inode*, the same file after a change."""
@@ -88,6 +101,54 @@ class ExtentMap:
         if i >= 0 and pgoff < self._ends[i]:
             return Block(self._blocks[i] + pgoff - self._starts[i])
         return None
+
+    def pieces(self, pgoff: Pgoff, nr_pages: int) -> list[tuple[Pgoff, Block | None, int]]:
+        """Return these file pages as (pgoff, block, nr_pages), in order; block None for holes.
+
+        Raises: FormatError.
+        """
+        found: list[tuple[Pgoff, Block | None, int]] = []
+        position, end = int(pgoff), pgoff + nr_pages
+        while position < end:
+            if not self._first <= position < self._end:
+                self._take_leaf(Pgoff(position))
+            i = bisect_right(self._starts, position) - 1
+            if i >= 0 and position < self._ends[i]:
+                stop = min(self._ends[i], end, self._end)
+                block: Block | None = Block(self._blocks[i] + position - self._starts[i])
+            else:
+                stop = min(end, self._end)
+                if i + 1 < len(self._starts):
+                    stop = min(stop, self._starts[i + 1])
+                block = None
+            found.append((Pgoff(position), block, stop - position))
+            position = stop
+        return found
+
+    def find_unwritten(self, pgoff: Pgoff, nr_pages: int) -> list[tuple[Pgoff, Block, int]]:
+        """Return which of these file pages have a page of the image that was never written.
+
+        Returns: (pgoff, block, nr_pages), in order. Raises: FormatError.
+        """
+        found: list[tuple[Pgoff, Block, int]] = []
+        position, end = int(pgoff), pgoff + nr_pages
+        while position < end:
+            if not self._first <= position < self._end:
+                self._take_leaf(Pgoff(position))
+            for first, block, nr_extent_pages, _ in self._unwritten:
+                start, stop = max(first, position), min(first + nr_extent_pages, end, self._end)
+                if start < stop:
+                    found.append((Pgoff(start), Block(block + start - first), stop - start))
+            position = self._end
+        return found
+
+    def goal(self, pgoff: Pgoff) -> Block:
+        """Return where in the image file page *pgoff* best is: behind the page before it.
+
+        0 if there is no such page. Raises: FormatError.
+        """
+        before = self.find_block(Pgoff(pgoff - 1)) if pgoff else None
+        return Block(0) if before is None else Block(before + 1)
 
     def pfns(self, pgoff: Pgoff, nr_pages: int) -> NDArray[np.int64]:
         """Return the NVRAM frames of nr_pages pages, int64, PFN_NONE for holes.
@@ -132,11 +193,13 @@ class ExtentMap:
             entries = load_node(
                 self._nvram, self._seed, self._inode, Block(int(entries["block"][i])), depth
             )
-        _check_extents(self._nvram, self._inode, entries)
-        written = entries[(entries["flags"] & ExtentFlags.UNWRITTEN) == 0]
-        self._starts = written["pgoff"].tolist()
-        self._ends = (written["pgoff"] + written["nr_pages"]).tolist()
-        self._blocks = written["block"].tolist()
+        rows = entries.tolist()
+        _check_extents(self._nvram, self._inode, rows)
+        written = [row for row in rows if not row[3] & _UNWRITTEN]
+        self._unwritten = [row for row in rows if row[3] & _UNWRITTEN] if written != rows else []
+        self._starts = [row[0] for row in written]
+        self._ends = [row[0] + row[2] for row in written]
+        self._blocks = [row[1] for row in written]
         self._first, self._end = first, end
 
 
@@ -206,14 +269,12 @@ def iter_extents(
         leaves = (e for _, depth, e in iter_nodes(nvram, seed, inode) if depth == 0)
     nr_left = nvram.size_bytes >> PAGE_SHIFT
     for entries in leaves:
-        _check_extents(nvram, inode, entries)
-        for extent in entries.tolist():
-            nr_left -= extent[2] or 1
-            if nr_left < 0:
-                raise FormatError(
-                    f"inode {inode.ino}: more pages than the image has: extents overlap"
-                )
-            yield extent
+        rows = entries.tolist()
+        _check_extents(nvram, inode, rows)
+        nr_left -= sum(row[2] for row in rows)
+        if nr_left < 0:
+            raise FormatError(f"inode {inode.ino}: more pages than the image has: extents overlap")
+        yield from rows
 
 
 def _check_depth(inode: DiskInode) -> None:
@@ -229,19 +290,22 @@ def _check_index(inode: DiskInode, entries: ExtentArray) -> None:
         raise FormatError(f"inode {inode.ino}: an index of extents is empty or out of order")
 
 
-def _check_extents(nvram: ImageReader, inode: DiskInode, entries: ExtentArray) -> None:
-    starts, blocks = entries["pgoff"], entries["block"]
-    nr_pages = entries["nr_pages"].astype(np.int64)
+def _check_extents(
+    nvram: ImageReader, inode: DiskInode, rows: list[tuple[int, int, int, int]]
+) -> None:
     nr_image_pages = nvram.size_bytes >> PAGE_SHIFT
-    # Differences, not sums: what a damaged image says may be at the end of what int64 holds.
-    bad = (starts < 0) | (blocks <= 0) | (blocks > nr_image_pages - nr_pages)
-    bad[1:] |= (starts[1:] < starts[:-1]) | (starts[1:] - starts[:-1] < nr_pages[:-1])
-    for start, end in nvram.metadata_runs:
-        bad |= (blocks < end) & (blocks > start - nr_pages)
-    if bad.any():
-        pgoff, block, nr_extent_pages, _ = entries[int(np.argmax(bad))].item()
-        raise FormatError(
-            f"inode {inode.ino}: extent of {nr_extent_pages} pages at file page {pgoff}, image "
-            f"page {block}: outside of the image's {nr_image_pages} pages, in its metadata, or "
-            f"out of order"
-        )
+    metadata_runs = nvram.metadata_runs
+    end = 0
+    for pgoff, block, nr_pages, _ in rows:
+        block_end = block + nr_pages
+        bad = pgoff < end or nr_pages < 1 or block <= 0 or block_end > nr_image_pages
+        for run_start, run_end in metadata_runs:
+            if block < run_end and block_end > run_start:
+                bad = True
+        end = pgoff + nr_pages
+        if bad or end > _FILE_PAGES_MAX:
+            raise FormatError(
+                f"inode {inode.ino}: extent of {nr_pages} pages at file page {pgoff}, image "
+                f"page {block}: outside of the image's {nr_image_pages} pages, in its metadata, "
+                f"or out of order"
+            )

@@ -18,11 +18,12 @@ __all__ = ["Inode"]
 class Inode:
     """An inode and what hangs on it. disk: the record as it stands in the image.
 
+    times_dirty: but for mtime and ctime, which are newer in memory, see `SuperBlock.touch`.
     nr_lookups: how many lookups the front has not forgotten yet. dentry: the directory and the name
     of the last one, None before the first.
     """
 
-    __slots__ = ("dentry", "disk", "extents", "mapping", "nr_lookups")
+    __slots__ = ("dentry", "disk", "extents", "mapping", "nr_lookups", "times_dirty")
 
     def __init__(
         self,
@@ -39,11 +40,13 @@ class Inode:
             disk.ino, a_ops, i_size_bytes=disk.size_bytes, read_only=read_only
         )
         self.nr_lookups = 0
+        self.times_dirty = False
         self.dentry: tuple[Ino, bytes] | None = None
 
     def renew(self, disk: DiskInode) -> None:
         """Take over what a transaction has made of the record. The mapping's size is mm's."""
         self.disk = disk
+        self.times_dirty = False
         self.extents.renew(disk)
 
     @property

@@ -5,8 +5,8 @@
     metadata_runs(disk)                 the same pages as runs [start, end), for a quick look
 
 All of it follows from the superblock, so it is known when an image is opened, whatever its size.
-What lies elsewhere (the inode file, directories, nodes, attributes, files) is found by walking: that
-two of those have the same page only fsck sees.
+What lies elsewhere (the inode file, directories, nodes, attributes, files) is found by walking:
+that two of those have the same page only fsck sees.
 """
 
 import itertools

@@ -11,20 +11,30 @@ with sb.transaction(sb.clock()) as tx:
 sb.close()
 
 A writer replays the journal of one that died, if the image does not say CLEAN. His first
-transaction takes CLEAN away, `close` puts it back. All records in memory (`state`, `Inode.disk`)
-are as in the image: transactions change both, at their end.
+transaction takes CLEAN away, `close` puts it back; orphans are finished before anything else.
+All records in memory (`state`, `Inode.disk`) are as in the image: transactions change both, at
+their end.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 
-from xipfs.errors import DeviceError, FormatError, NotDirError, ReadOnlyFsError, bug_on
+from xipfs.errors import (
+    DeviceError,
+    FormatError,
+    NotDirError,
+    ReadOnlyFsError,
+    XipfsError,
+    bug_on,
+)
 from xipfs.fs.allocator import Allocator
 from xipfs.fs.dentry import DirReader
 from xipfs.fs.extent import ExtentMap, may_hold
 from xipfs.fs.inode import Inode
 from xipfs.fs.journal import Journal
 from xipfs.fs.layout import layout_problems, metadata_runs
+from xipfs.fs.orphans import finish_orphans
 from xipfs.fs.transaction import Transaction
 from xipfs.fs.xip import XipOperations
 from xipfs.ondisk.inode import INO_INODE_FILE, INODE, INODES_PER_PAGE, DiskInode, decode_inode
@@ -41,9 +51,11 @@ from xipfs.ondisk.superblock import (
 )
 from xipfs.ondisk.xattr import NR_XATTR_PAGES_MAX, decode_xattrs
 from xipfs.phys.nvram import NvramDevice
-from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino, Pgoff, bytes_to_pages
+from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Block, Ino, Pgoff, bytes_to_pages
 
 __all__ = ["SuperBlock", "read_superblock"]
+
+_log = logging.getLogger(__name__)
 
 
 class SuperBlock:
@@ -79,7 +91,7 @@ class SuperBlock:
         self.writable = False
         self.dir_reader = DirReader(nvram, self.seed, disk.hash_key)
         self._inodes: dict[Ino, Inode] = {}
-        self._a_ops = XipOperations(self.iget)
+        self._a_ops = XipOperations(self.iget, self._begin_now)
         record = nvram.load((STATE_BLOCK << PAGE_SHIFT) + STATE_INODE_OFFSET, INODE.size_bytes)
         self.inode_file_inode = decode_inode(record, self.seed, INO_INODE_FILE)
         self.inode_file = ExtentMap(nvram, self.seed, self.inode_file_inode)
@@ -153,6 +165,7 @@ class SuperBlock:
                 mounted_ns=now_ns,
                 mount_count=state.mount_count + 1,
             )
+        finish_orphans(sb, now_ns)
         return sb
 
     # Transactions
@@ -169,6 +182,9 @@ class SuperBlock:
         transaction = Transaction(self, now_ns, use_reserve=use_reserve)
         self._open_transaction = transaction
         return transaction
+
+    def _begin_now(self) -> Transaction:
+        return self.transaction(self.clock() if self.writable else 0)
 
     def end_transaction(self, transaction: Transaction) -> None:
         """Let another begin; for `Transaction` alone."""
@@ -205,7 +221,7 @@ class SuperBlock:
             else:
                 self.orphan_before[ino] = before
         for block in blocks:
-            self.dir_reader.forget_page(block)
+            self.dir_reader.forget_page(Block(block))
 
     @property
     def is_aborted(self) -> bool:
@@ -227,6 +243,10 @@ class SuperBlock:
             )
             self._inodes[ino] = inode
         return inode
+
+    def inodes(self) -> list[Inode]:
+        """Return those in memory."""
+        return list(self._inodes.values())
 
     def find_inode(self, ino: Ino) -> Inode | None:
         """Return inode *ino* if it is in memory."""
@@ -272,7 +292,7 @@ class SuperBlock:
         ):
             raise FormatError(
                 f"inode {disk.ino}: {disk.nr_xattr_pages} pages of attributes at page "
-                f"{disk.xattr_block}: outside of the image's {self.disk.nr_pages}, or in its metadata"
+                f"{disk.xattr_block}: outside of the image, or in its metadata"
             )
         run = self.nvram.load(disk.xattr_block << PAGE_SHIFT, disk.nr_xattr_pages << PAGE_SHIFT)
         return decode_xattrs(run, self.seed, disk.ino, disk.generation)
@@ -294,10 +314,31 @@ class SuperBlock:
             )
         return b"".join(pages)[:size_bytes]
 
+    def touch(self, inode: Inode, now_ns: int) -> None:
+        """Let *inode* have been written to now. The image is told later: see `write_times`.
+
+        A write that only goes over bytes that are there would else take a transaction.
+        """
+        inode.disk = inode.disk._replace(mtime_ns=now_ns, ctime_ns=now_ns)
+        inode.times_dirty = True
+
+    def write_times(self, inodes: Iterable[Inode]) -> None:
+        """Make the times of *inodes* durable. Raises: NoSpaceError, FormatError, DeviceError."""
+        waiting = [inode for inode in inodes if inode.times_dirty]
+        while waiting:
+            with self.transaction(self.clock()) as tx:
+                while waiting and not tx.nearly_full:
+                    tx.put_inode(waiting.pop().disk)
+
     def drop_unused(self, inode: Inode) -> bool:
         """Take *inode* out of memory if nobody looked it up and none of its pages are in RAM."""
         if inode.nr_lookups or inode.mapping.i_pages or inode.mapping.i_mmap:
             return False
+        if inode.times_dirty:
+            try:
+                self.write_times([inode])
+            except XipfsError as exc:  # who forgets an inode cannot be told
+                _log.error("inode %d: its times were lost: %s", inode.ino, exc)
         return self._inodes.pop(inode.ino, None) is not None
 
     @property
@@ -311,13 +352,14 @@ class SuperBlock:
         Raises: BufferError while somebody holds a view of it; of a writer DeviceError,
                 NoSpaceError: then another mount replays the journal, as after a crash.
         """
-        self._inodes.clear()
         try:
             if self.writable and not self.is_aborted:
+                self.write_times(self._inodes.values())
                 with self.transaction(self.clock()) as tx:
                     tx.state = tx.state._replace(flags=tx.state.flags | StateFlags.CLEAN)
         finally:
             self.writable = False
+            self._inodes.clear()
             self.nvram.close()
 
 

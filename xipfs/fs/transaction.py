@@ -39,7 +39,7 @@ from xipfs.ondisk.inode import (
     DiskInode,
     InodeFlags,
 )
-from xipfs.ondisk.journal import differing_ranges, journal_record_size_bytes
+from xipfs.ondisk.journal import differing_ranges, journal_record_size_bytes, merged_ranges
 from xipfs.ondisk.superblock import STATE_BLOCK, STATE_INODE_OFFSET
 from xipfs.units import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Block, Ino, Pgoff
 
@@ -350,7 +350,7 @@ class Transaction:
         for block, ranges in self._ranges.items():
             old, new = self._pages[block]
             offset = block << PAGE_SHIFT
-            for start, end in _merged(ranges):
+            for start, end in merged_ranges(ranges):
                 if end - start > _LOGGED_WHOLE_BYTES:
                     records += [
                         (offset + start + first, bytes(new[start + first : start + stop]))
@@ -378,16 +378,3 @@ class Transaction:
             inode = insert_extent(self, inode, pgoff, block, nr_pages)
             pgoff = Pgoff(pgoff + nr_pages)
         self.put_inode(inode._replace(size_bytes=pgoff << PAGE_SHIFT))
-
-
-def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return *ranges* sorted, those that overlap or touch as one."""
-    if len(ranges) == 1:
-        return ranges
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(ranges):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged

@@ -31,7 +31,18 @@ from xipfs.mm.mixedmap import vm_insert_mixed, vm_insert_page
 from xipfs.mm.rmap import unmap_frame
 from xipfs.mm.vm_fault import FaultResult, VmFault, VmOperations
 from xipfs.mm.vma import VM_MAYSHARE, VM_MAYWRITE, VM_SHARED, VM_WRITE, VM_XIP_FILE, Mm, Vma
-from xipfs.units import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PFN_NONE, Kaddr, Pfn, Pgoff, virt_to_pfn
+from xipfs.units import (
+    NVRAM_PFN_START,
+    PAGE_MASK,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PFN_NONE,
+    Kaddr,
+    Pfn,
+    Pgoff,
+    bytes_to_pages,
+    virt_to_pfn,
+)
 
 __all__ = [
     "XIP_FILE_VM_OPS",
@@ -40,11 +51,14 @@ __all__ = [
     "xip_file_mmap",
     "xip_file_read",
     "xip_file_write",
+    "xip_file_write_range",
+    "xip_hole_filled",
     "xip_truncate_page",
 ]
 
 _log = logging.getLogger(__name__)
 
+_NVRAM_PADDR_START = NVRAM_PFN_START << PAGE_SHIFT
 _POSSIBLE_ERRORS = (0, -errno.EBUSY, -errno.ENOMEM)
 
 
@@ -158,6 +172,41 @@ def xip_file_write(machine: Machine, mapping: AddressSpace, pos: int, data: byte
             written += len(part)
             mapping.i_size_bytes = max(mapping.i_size_bytes, at + len(part))
     return written
+
+
+def xip_file_write_range(
+    machine: Machine, mapping: AddressSpace, pos: int, data: bytes | memoryview
+) -> None:
+    """Write over bytes that the file has, in pages that exist: `xip_file_write` of many at once.
+
+    What went to NVRAM is flushed; a fence is the caller's.
+    Raises: XipfsError; some of the bytes may be written then. Bug: one of the pages is a hole.
+    """
+    offset = pos & PAGE_MASK
+    first = Pgoff(pos >> PAGE_SHIFT)
+    nr_pages = bytes_to_pages(offset + len(data))
+    physmem = machine.physmem
+    with mapping.i_rwsem.write():
+        pfns = mapping.a_ops.get_xip_pfns(mapping, first, nr_pages)
+        bug_on(bool((pfns == PFN_NONE).any()), "written over a hole", pgoff=first, nr=nr_pages)
+        done = 0
+        for paddr, size_bytes in physmem.runs(pfns, offset, len(data)):
+            atomic_step("xip_file_write_range: copy")
+            physmem.store(paddr, data[done : done + size_bytes])
+            done += size_bytes
+            pfn = paddr >> PAGE_SHIFT
+            if machine.is_nvram(Pfn(pfn)):
+                physmem.nvram.flush(paddr - _NVRAM_PADDR_START, size_bytes)
+                continue
+            for frame in range(pfn, pfn + bytes_to_pages((paddr & PAGE_MASK) + size_bytes)):
+                machine.mem_map.set_page_dirty(Pfn(frame))
+
+
+def xip_hole_filled(machine: Machine, mapping: AddressSpace, pgoff: Pgoff, nr_pages: int) -> None:
+    """Let those see the pages that were put into a hole who read zeros there."""
+    if mapping.i_mmap:
+        for page in range(pgoff, pgoff + nr_pages):
+            _xip_unmap(machine, mapping, Pgoff(page))
 
 
 def xip_truncate_page(machine: Machine, mapping: AddressSpace, from_bytes: int) -> None:

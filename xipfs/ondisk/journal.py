@@ -34,6 +34,7 @@ __all__ = [
     "differing_ranges",
     "encode_journal_record",
     "journal_record_size_bytes",
+    "merged_ranges",
 ]
 
 JOURNAL_HEADER = RecordFormat(
@@ -141,3 +142,20 @@ def differing_ranges(old: Buffer, new: Buffer) -> list[tuple[int, int]]:
     starts = [int(where[0]), *where[breaks + 1].tolist()]
     ends = [*where[breaks].tolist(), int(where[-1])]
     return [(start, end + 1) for start, end in zip(starts, ends, strict=True)]
+
+
+def merged_ranges(ranges: list[tuple[int, int]], gap: int = 0) -> list[tuple[int, int]]:
+    """Return [start, end) ranges sorted, and as one where no more than *gap* is between them.
+
+    >>> merged_ranges([(40, 50), (0, 8), (8, 9), (45, 46)])
+    [(0, 9), (40, 50)]
+    """
+    if len(ranges) == 1:
+        return ranges
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if merged and start - merged[-1][1] <= gap:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged

@@ -196,16 +196,22 @@ class NvramDevice:
         reserved = self._reserved
         if reserved is None or not size_bytes:
             return
-        for piece in range(offset >> _PIECE_SHIFT, (offset + size_bytes - 1 >> _PIECE_SHIFT) + 1):
-            if piece in reserved:
-                continue
-            start = piece << _PIECE_SHIFT
-            try:
-                os.posix_fallocate(self._fd, start, min(1 << _PIECE_SHIFT, self.size_bytes - start))
-            except OSError as exc:
-                kind = NoSpaceError if exc.errno in _NO_SPACE else DeviceError
-                raise kind(f"{self.path}: {exc.strerror} at byte {start:#x}") from exc
-            reserved.add(piece)
+        first, last = offset >> _PIECE_SHIFT, offset + size_bytes - 1 >> _PIECE_SHIFT
+        if first == last and first in reserved:
+            return
+        for piece in range(first, last + 1):
+            if piece not in reserved:
+                self._reserve_piece(piece)
+
+    def _reserve_piece(self, piece: int) -> None:
+        start = piece << _PIECE_SHIFT
+        try:
+            os.posix_fallocate(self._fd, start, min(1 << _PIECE_SHIFT, self.size_bytes - start))
+        except OSError as exc:
+            kind = NoSpaceError if exc.errno in _NO_SPACE else DeviceError
+            raise kind(f"{self.path}: {exc.strerror} at byte {start:#x}") from exc
+        assert self._reserved is not None
+        self._reserved.add(piece)
 
     def store_bytes(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write *data* to the bytes from *offset* on, all of which exist.
