@@ -13,7 +13,9 @@ class MemoryTransaction:
         self.size_bytes = nr_pages << PAGE_SHIFT
         self.metadata_runs = ()
         self.now_ns = 1
-        self.sb = SimpleNamespace(seed=7, disk=SimpleNamespace(hash_key=bytes(16)))
+        self.sb = SimpleNamespace(
+            seed=7, disk=SimpleNamespace(hash_key=bytes(16), nr_pages=nr_pages)
+        )
         self.pages: dict[int, bytes] = {}
         self.inodes: dict[int, DiskInode] = {}
         self.next_block = 2

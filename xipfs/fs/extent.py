@@ -31,6 +31,9 @@ __all__ = [
     "EXTENT_DEPTH_MAX",
     "ExtentMap",
     "ImageReader",
+    "check_depth",
+    "check_extents",
+    "check_index",
     "iter_extents",
     "iter_nodes",
     "load_node",
@@ -182,9 +185,9 @@ class ExtentMap:
         """Read the leaf that covers *pgoff* into memory."""
         entries, first, end = self._inode.extents, 0, _PGOFF_END
         depth = self._inode.extent_depth
-        _check_depth(self._inode)
+        check_depth(self._inode)
         while depth:
-            _check_index(self._inode, entries)
+            check_index(self._inode, entries)
             i = max(int(np.searchsorted(entries["pgoff"], pgoff, side="right")) - 1, 0)
             first = max(first, int(entries["pgoff"][i])) if i else first
             if i + 1 < len(entries):
@@ -194,7 +197,7 @@ class ExtentMap:
                 self._nvram, self._seed, self._inode, Block(int(entries["block"][i])), depth
             )
         rows = entries.tolist()
-        _check_extents(self._nvram, self._inode, rows)
+        check_extents(self._nvram, self._inode, rows)
         written = [row for row in rows if not row[3] & _UNWRITTEN]
         self._unwritten = [row for row in rows if row[3] & _UNWRITTEN] if written != rows else []
         self._starts = [row[0] for row in written]
@@ -238,7 +241,7 @@ def iter_nodes(
 
     Raises: FormatError, DeviceError.
     """
-    _check_depth(inode)
+    check_depth(inode)
     if inode.flags & InodeFlags.INLINE or not inode.extent_depth:
         return
     waiting = [(Block(int(block)), inode.extent_depth - 1) for block in inode.extents["block"]]
@@ -270,14 +273,15 @@ def iter_extents(
     nr_left = nvram.size_bytes >> PAGE_SHIFT
     for entries in leaves:
         rows = entries.tolist()
-        _check_extents(nvram, inode, rows)
+        check_extents(nvram, inode, rows)
         nr_left -= sum(row[2] for row in rows)
         if nr_left < 0:
             raise FormatError(f"inode {inode.ino}: more pages than the image has: extents overlap")
         yield from rows
 
 
-def _check_depth(inode: DiskInode) -> None:
+def check_depth(inode: DiskInode) -> None:
+    """Refuse a tree that is deeper than any can be. Raises: FormatError."""
     if inode.extent_depth > EXTENT_DEPTH_MAX:
         raise FormatError(
             f"inode {inode.ino}: an extent tree of depth {inode.extent_depth}, "
@@ -285,14 +289,16 @@ def _check_depth(inode: DiskInode) -> None:
         )
 
 
-def _check_index(inode: DiskInode, entries: ExtentArray) -> None:
+def check_index(inode: DiskInode, entries: ExtentArray) -> None:
+    """Refuse an index that leads nowhere, or back. Raises: FormatError."""
     if not len(entries) or (entries["pgoff"][1:] <= entries["pgoff"][:-1]).any():
         raise FormatError(f"inode {inode.ino}: an index of extents is empty or out of order")
 
 
-def _check_extents(
+def check_extents(
     nvram: ImageReader, inode: DiskInode, rows: list[tuple[int, int, int, int]]
 ) -> None:
+    """Refuse extents, in a leaf or inode, of pages that no file can have. Raises: FormatError."""
     nr_image_pages = nvram.size_bytes >> PAGE_SHIFT
     metadata_runs = nvram.metadata_runs
     end = 0

@@ -50,6 +50,8 @@ __all__ = ["Transaction"]
 
 _NO_INO = Ino(0)
 _STATE_OFFSET = STATE_BLOCK << PAGE_SHIFT
+_NLINK_MAX = (1 << 32) - 1
+_NR_ENTRIES_MAX = (1 << 63) - 1
 _NR_INODE_FILE_PAGES_MAX = 256
 """The inode file grows by a quarter, but by no more, so that it stays in few pieces."""
 _LOGGED_WHOLE_BYTES = 256
@@ -203,7 +205,16 @@ class Transaction:
         return inode
 
     def put_inode(self, inode: DiskInode) -> None:
-        """Change the inode of that number."""
+        """Change the inode of that number. Raises: FormatError if its counts were wrong before."""
+        if not (
+            0 <= inode.nr_pages <= self.sb.disk.nr_pages
+            and 0 <= inode.nlink <= _NLINK_MAX
+            and 0 <= inode.nr_entries <= _NR_ENTRIES_MAX
+        ):
+            raise FormatError(
+                f"inode {inode.ino}: {inode.nr_pages} pages, {inode.nlink} links and "
+                f"{inode.nr_entries} entries after this change: it was wrong before: run xipfs fsck"
+            )
         self._inodes[inode.ino] = inode
 
     def new_inode(self, **fields: Any) -> DiskInode:  # noqa: ANN401
@@ -306,6 +317,12 @@ class Transaction:
         if change.nr_freed_pages:
             self.state = self.state._replace(
                 nr_free_pages=self.state.nr_free_pages + change.nr_freed_pages
+            )
+        state = self.state
+        if not (0 <= state.nr_free_pages < sb.disk.nr_pages and 1 <= state.nr_inodes <= INO_MAX):
+            raise FormatError(
+                f"page 1: {state.nr_free_pages} free pages and {state.nr_inodes} inodes after this "
+                f"change: the counts were wrong before: run xipfs fsck"
             )
         self._store_records()
         records = self._records() + change.records
