@@ -162,6 +162,13 @@ def check_inode_file(
             first_hole = end
         runs.append((pgoff, block, nr_pages))
         end = pgoff + nr_pages
+    if (nr_pages := sum(nr for _, _, nr in runs)) > disk.nr_pages:
+        # To read the same pages again and again could take any time.
+        findings.add(
+            Invariant.INODE_FILE,
+            f"the inode file has {nr_pages} pages, the image {disk.nr_pages}: its extents overlap",
+        )
+        return None
     nr_sound_pages = min(end if first_hole is None else first_hole, inode.size_bytes >> PAGE_SHIFT)
     nr_needed_pages = -(-state.ino_end // INODES_PER_PAGE) if state else 1
     if nr_sound_pages < nr_needed_pages:
