@@ -8,11 +8,13 @@ is at; one that is at it for too long is killed, and what killed it is told. Mem
 RLIMIT_DATA and RLIMIT_AS, so that a reader which takes too much fails.
 
 Guided by coverage: of every fourth input the lines of xipfs that it runs are noted (sys.settrace);
-one that reaches a new line is kept, and the next are made from those. The other three run at full speed.
+one that reaches a new line is kept, and the next are made from those. The other three run at full
+speed.
 """
 
 import argparse
 import collections
+import gc
 import json
 import mmap
 import os
@@ -62,7 +64,8 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.where}\n{self.text}\n    tools/fuzz --reader {self.reader!r} --replay {self.recipe!r}"
+        again = f"tools/fuzz --reader {self.reader!r} --replay {self.recipe!r}"
+        return f"{self.where}\n{self.text}\n    {again}"
 
 
 @dataclass(slots=True)
@@ -109,7 +112,8 @@ def play(reader: str, recipe: str, path: Path, fd: int) -> tuple[bool, Finding |
             f for f in traceback.extract_tb(exc.__traceback__) if f.filename.startswith(_ROOM)
         ]
         last = frames[-1] if frames else traceback.extract_tb(exc.__traceback__)[-1]
-        where = f"{os.path.relpath(last.filename, Path(_ROOM).parent)}:{last.name}: {type(exc).__name__}"
+        file = os.path.relpath(last.filename, Path(_ROOM).parent)
+        where = f"{file}:{last.name}: {type(exc).__name__}"
         text = "".join(traceback.format_exception(exc)[-8:])
         return False, Finding(reader, recipe, where, text)
 
@@ -164,6 +168,7 @@ def _work(
     slot: Slot, report: int, nr_inputs: int, end_s: float, seed: int, corpus: list[str]
 ) -> None:
     """Be a worker: play, and write one JSON object to *report*."""
+    gc.freeze()  # what was imported need not be looked at again
     rng = random.Random(seed)
     outcome, lines = Outcome(), Lines()
     pool = list(corpus)
