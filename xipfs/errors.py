@@ -35,6 +35,7 @@ __all__ = [
     "SourceError",
     "StaleError",
     "SymlinkLoopError",
+    "TooBigError",
     "TooManyLinksError",
     "XipfsError",
     "bug_on",
@@ -121,6 +122,12 @@ class NotEmptyError(FsError):
     """A directory that must be empty has entries."""
 
     errno = errno.ENOTEMPTY
+
+
+class TooBigError(FsError):
+    """A value larger than can be stored."""
+
+    errno = errno.E2BIG
 
 
 class TooManyLinksError(FsError):

@@ -1,7 +1,7 @@
 """Hostile images on real mounts: a mount is refused in one line, or it serves and ends well.
 
-Whatever the image says, a program that walks through the mount comes to an end, gets errno or bytes,
-and leaves the mount by no name; the daemon lives, logs no bug, and unmounts.
+Whatever the image says, a program that walks through the mount comes to an end, gets errno or
+bytes, and leaves the mount by no name; the daemon lives, logs no bug, and unmounts.
 """
 
 import errno
@@ -67,9 +67,10 @@ class Visit:
         try:
             return call(*arguments, **options)
         except OSError as exc:
-            assert exc.errno in EXPECTED, exc
-            self.nr_errors += 1
-            return None
+            error = exc
+        assert error.errno in EXPECTED, error
+        self.nr_errors += 1
+        return None
 
     @staticmethod
     def read(path: bytes) -> None:

@@ -48,7 +48,7 @@ class DirEntry(NamedTuple):
 class DirReader:
     """Looks names up in any directory of one image. Keeps the pages last used, checked.
 
-    What it keeps is what the image holds: who changes a page there calls `forget_page`.
+    What it keeps is what the image holds: who has changed a page there calls `forget_page`.
     """
 
     __slots__ = ("_hash_key", "_nvram", "_pages", "_seed")
@@ -116,6 +116,10 @@ class DirReader:
                 position = key
                 yield DirEntry(name, Ino(ino), d_type, key)
 
+    def forget_page(self, block: Block) -> None:
+        """Read page *block* again when it is needed: it has changed, or belongs to nobody now."""
+        self._pages.pop(block, None)
+
     def _leaves(self, directory: DiskInode, extents: ExtentMap, key: int) -> Iterator[DiskDirPage]:
         """Yield the leaf in which *key* is or would be, and all leaves behind it."""
         page = self._page(directory, extents, Pgoff(0))
@@ -171,10 +175,6 @@ class DirReader:
             self._pages.move_to_end(block)
             _check_owner(page, directory, pgoff)
         return page
-
-    def forget_page(self, block: Block) -> None:
-        """Read page *block* again when it is needed: it has changed, or belongs to nobody now."""
-        self._pages.pop(block, None)
 
 
 def load_dir_page(

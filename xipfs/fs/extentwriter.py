@@ -79,6 +79,11 @@ def insert_extent(
     Bug: some of these pages are mapped already.
     """
     new = (pgoff, block, nr_pages, flags)
+    if not inode.extent_depth:
+        inserted = _insert_inline(inode, new)
+        if inserted is not None:
+            tx.put_inode(inserted)
+            return inserted
 
     def edit(entries: ExtentArray, _first: int, _end: int) -> ExtentArray:
         i = int(np.searchsorted(entries["pgoff"], pgoff))
@@ -93,6 +98,28 @@ def insert_extent(
     inode = inode._replace(nr_pages=inode.nr_pages + nr_pages + nr_nodes)
     tx.put_inode(inode)
     return inode
+
+
+def _insert_inline(inode: DiskInode, new: tuple[int, int, int, int]) -> DiskInode | None:
+    """Return *inode* with *new* among the extents of its payload; None if they are too many.
+
+    What `insert_extent` does for most files, and for every page that is appended to one.
+    """
+    rows = list(_ROW.iter_unpack(inode.payload[: inode.nr_extents * _ROW.size]))
+    rows.append(new)
+    if inode.nr_extents and rows[-2] > new:
+        rows.sort()
+    for before, after in itertools.pairwise(rows):
+        if before[0] + before[2] > after[0]:
+            bug_on(True, "extents overlap", before=before, after=after)
+    rows = _merged(rows)
+    if len(rows) > NR_INLINE_EXTENTS:
+        return None
+    return inode._replace(
+        nr_pages=inode.nr_pages + new[2],
+        nr_extents=len(rows),
+        payload=b"".join([_ROW.pack(*row) for row in rows]).ljust(PAYLOAD_SIZE_BYTES, b"\0"),
+    )
 
 
 def mark_written(tx: "Transaction", inode: DiskInode, pgoff: int, nr_pages: int) -> DiskInode:
@@ -190,6 +217,7 @@ def _edit_leaf(
     entries = edit(step.entries, first, end)
     nr_nodes = 0
     depth = 0
+    fits_above = False
     # From the leaf up: each node's entries become none, one or two nodes, which the index above
     # names instead of the one before.
     while way:
@@ -212,12 +240,13 @@ def _edit_leaf(
         nr_nodes += len(parts) - 1
         if not parts:
             tx.free(block, 1)
+        fits_above = len(parts) == 1 and len(parts[0]) <= NR_INLINE_EXTENTS
         step = way.pop()
         entries = step.entries
         if names != [entries[step.i].item()]:
             entries = _replaced(entries, step.i, step.i + 1, names)
         depth += 1
-    if entries is not step.entries:
+    if entries is not step.entries or (fits_above and len(entries) == 1):
         inode, nr_more = _put_payload(tx, inode, depth, entries)
         nr_nodes += nr_more
     return inode, nr_nodes

@@ -111,11 +111,12 @@ def _remove_some(tx: "Transaction", inode: DiskInode, first: int) -> tuple[DiskI
     if inode.flags & InodeFlags.INLINE:
         return inode, True
     nr_pages_left = _NR_PAGES_MAX
-    while nr_pages_left and not tx.nearly_full:
+    while True:
         inode, nr_freed = remove_extents(
             tx, inode, first, nr_extents_max=_NR_EXTENTS_PER_STEP, nr_pages_max=nr_pages_left
         )
         if not nr_freed:
             return inode, True
         nr_pages_left -= nr_freed
-    return inode, False
+        if not nr_pages_left or tx.nearly_full:
+            return inode, False

@@ -14,7 +14,8 @@ reachable by this transaction, so he flushes them, and its first fence makes the
 
     pending                     becomes, at the commit
     new_page                    stores into place, before the journal's records (step 1)
-    store, inodes, state        DATA records, of the bytes that differ
+    store                       DATA records, of the bytes that differ
+    put_inode, state            DATA records of the whole, where something changed
     allocate, free              DATA records of bitmaps and descriptors; new bitmaps like new pages
     free                        pages that can be had again, after step 4
 
@@ -76,6 +77,7 @@ class Transaction:
         "_pages",
         "_ranges",
         "_taken",
+        "_unchanged",
         "now_ns",
         "sb",
         "state",
@@ -91,6 +93,7 @@ class Transaction:
         self._ranges: dict[int, list[tuple[int, int]]] = {}  # block: bytes stored to
         self._new_pages: dict[int, bytes | bytearray] = {}
         self._inodes: dict[Ino, DiskInode] = {}
+        self._unchanged: dict[Ino, DiskInode] = {}  # as in the image
         self._orphan_before: dict[Ino, Ino | None] = {}
         self._taken: list[BlockRun] = []
         self._freed: list[BlockRun] = []
@@ -197,12 +200,17 @@ class Transaction:
     def inode(self, ino: Ino) -> DiskInode:
         """Return inode *ino*, in use, with what is pending. Raises: FormatError, DeviceError."""
         inode = self._inodes.get(ino)
-        if inode is None:
-            if ino == INO_INODE_FILE:
-                return self.sb.inode_file_inode
-            found = self.sb.find_inode(ino)
-            inode = self.sb.load_inode(ino) if found is None else found.disk
-        return inode
+        if inode is not None:
+            return inode
+        if ino == INO_INODE_FILE:
+            return self.sb.inode_file_inode
+        found = self.sb.find_inode(ino)
+        if found is None:
+            disk = self._unchanged[ino] = self.sb.load_inode(ino)
+            return disk
+        if not found.times_dirty:
+            self._unchanged[ino] = found.disk
+        return found.disk
 
     def put_inode(self, inode: DiskInode) -> None:
         """Change the inode of that number. Raises: FormatError if its counts were wrong before."""
@@ -324,8 +332,7 @@ class Transaction:
                 f"page 1: {state.nr_free_pages} free pages and {state.nr_inodes} inodes after this "
                 f"change: the counts were wrong before: run xipfs fsck"
             )
-        self._store_records()
-        records = self._records() + change.records
+        records = [*self._encoded_records(), *self._records(), *change.records]
         if records:
             new_pages = [*self._new_pages.items(), *change.new_pages]
             for block, _ in new_pages:
@@ -343,23 +350,29 @@ class Transaction:
             [*self._pages, *self._new_pages],
         )
 
-    def _store_records(self) -> None:
-        """Seal inodes and the state, and store them like other bytes."""
+    def _encoded_records(self) -> list[tuple[int, bytes]]:
+        """Return inodes and the state, sealed, as (offset, bytes); those in new pages go there."""
         sb = self.sb
-        if self._inodes:
-            inode_file = sb.inode_file
-            pending = self._inodes.get(INO_INODE_FILE)
-            if pending is not None:
-                inode_file = ExtentMap(self, sb.seed, pending)
-            for ino, inode in self._inodes.items():
-                if ino == INO_INODE_FILE:
-                    offset = _STATE_OFFSET + STATE_INODE_OFFSET
-                else:
-                    offset = sb.inode_offset(ino, inode_file)
+        records: list[tuple[int, bytes]] = []
+        inode_file = sb.inode_file
+        pending = self._inodes.get(INO_INODE_FILE)
+        if pending is not None:
+            inode_file = ExtentMap(self, sb.seed, pending)
+        for ino, inode in self._inodes.items():
+            if self._unchanged.get(ino) == inode:
+                continue
+            if ino == INO_INODE_FILE:
+                offset = _STATE_OFFSET + STATE_INODE_OFFSET
+            else:
+                offset = sb.inode_offset(ino, inode_file)
+            if offset >> PAGE_SHIFT in self._new_pages:
                 self.store(offset, inode.encode(sb.seed))
+            else:
+                records.append((offset, inode.encode(sb.seed)))
         if self.state != sb.state:
             self.state = self.state._replace(written_ns=self.now_ns)
-            self.store(_STATE_OFFSET, self.state.encode(sb.seed))
+            records.append((_STATE_OFFSET, self.state.encode(sb.seed)))
+        return records
 
     def _records(self) -> list[tuple[int, bytes]]:
         """Return what `store` has changed as (offset, bytes), the bytes that differ."""

@@ -20,7 +20,7 @@ from xipfs.mm.vma import (
 )
 from xipfs.units import PAGE_MASK, PAGE_SHIFT, Vaddr
 
-__all__ = ["MREMAP_DONTUNMAP", "MREMAP_FIXED", "MREMAP_MAYMOVE", "do_mremap"]
+__all__ = ["MREMAP_DONTUNMAP", "MREMAP_FIXED", "MREMAP_MAYMOVE", "do_mremap", "expand_to_file"]
 
 MREMAP_MAYMOVE = 1
 MREMAP_FIXED = 2
@@ -50,6 +50,28 @@ def do_mremap(
         return -errno.EINVAL
     with mm.mmap_lock.write():
         return _mremap(mm, address, nr_old_pages, nr_new_pages, flags, new_address)
+
+
+def expand_to_file(vma: Vma) -> Vma:
+    """Let an area that ended where its file did do so again, after the file has grown.
+
+    Returns: the area, or the one it was moved to, which then has room for as much again: faults in
+             there, behind the file's end, are SIGBUS. Its ptes are as before.
+    Raises: OutOfFramesError (ENOMEM) when no address range is left.
+    """
+    mapping = vma.vm_file
+    assert mapping is not None, "a file's area"
+    mm = vma.vm_mm
+    nr_pages = mapping.nr_pages - vma.vm_pgoff
+    if nr_pages <= vma.nr_pages:
+        return vma
+    address = do_mremap(mm, vma.vm_start, vma.nr_pages, nr_pages, 0)
+    if address < 0:
+        address = do_mremap(mm, vma.vm_start, vma.nr_pages, 2 * nr_pages, MREMAP_MAYMOVE)
+    expanded = mm.find_vma(Vaddr(address)) if address > 0 else None
+    if expanded is None:
+        raise OutOfFramesError(f"no address range for {nr_pages} pages of file {mapping.id}")
+    return expanded
 
 
 def _mremap(

@@ -142,11 +142,12 @@ class RecordFormat:
             if len(values[i]) > size_bytes:
                 self._complain(values)
         try:
-            buf = bytearray(self._struct.pack(self.magic, 0, *values))
+            packed = self._struct.pack(self.magic, 0, *values)
         except struct.error:
             self._complain(values)
-        self.seal(buf, seed)
-        return bytes(buf)
+        magic, body = packed[:_CHECKSUM_OFFSET], packed[_BODY_OFFSET:]
+        crc = zlib.crc32(body, zlib.crc32(magic, seed))
+        return b"".join((magic, crc.to_bytes(4, "little"), body))
 
     def _complain(self, values: tuple[Any, ...]) -> NoReturn:
         for name, value in zip(self._blank, values, strict=True):

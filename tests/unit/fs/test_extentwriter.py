@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from tests.kit.operations import nr_examples
 from tests.kit.transaction import MemoryTransaction
 from xipfs.errors import BugError
+from xipfs.fs import extentwriter
 from xipfs.fs.extent import ExtentMap, iter_extents, iter_nodes
 from xipfs.fs.extentwriter import end_of_extents, insert_extent, mark_written, remove_extents
 from xipfs.fs.inodetable import BLANK_INODE
@@ -62,6 +63,8 @@ class Tree:
         nodes = list(iter_nodes(tx, tx.sb.seed, inode))
         for _, depth, entries in nodes:
             assert len(entries)
+            if depth == inode.extent_depth - 1 and inode.nr_extents == 1:
+                assert len(entries) > extentwriter.NR_INLINE_EXTENTS
             if depth:
                 for entry in entries:
                     below = next(e for block, _, e in nodes if block == entry["block"])

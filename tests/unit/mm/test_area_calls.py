@@ -13,7 +13,7 @@ from tests.kit.mm import (
     archs,
     fault,
 )
-from xipfs.errors import BugError
+from xipfs.errors import BugError, OutOfFramesError
 from xipfs.mm.access import access_page, user_store
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.arch import get_arch
@@ -30,12 +30,12 @@ from xipfs.mm.mixedmap import (
 )
 from xipfs.mm.mmap import do_mmap
 from xipfs.mm.mprotect import do_mprotect
-from xipfs.mm.mremap import MREMAP_DONTUNMAP, MREMAP_MAYMOVE, do_mremap
+from xipfs.mm.mremap import MREMAP_DONTUNMAP, MREMAP_MAYMOVE, do_mremap, expand_to_file
 from xipfs.mm.pgtable import PTE_PRESENT, PTE_SPECIAL, mk_pte, pte_pfn, pte_write
 from xipfs.mm.proc import mincore, smaps
 from xipfs.mm.remap import remap_pfn_range
 from xipfs.mm.rmap import unmap_frame, zap_page_range
-from xipfs.mm.vm_fault import VmOperations
+from xipfs.mm.vm_fault import FaultResult, VmOperations
 from xipfs.mm.vma import (
     VM_IO,
     VM_LOCKED,
@@ -352,3 +352,38 @@ def test_pte_without_read_permission_gets_no_write_bit(world: World):
     assert not pte_write(world.pte(vma, 0))
     assert do_mprotect(world.mm, vma.vm_start, 1, VM_READ | VM_WRITE) == 0
     assert pte_write(world.pte(vma, 0))
+
+
+def test_an_area_follows_its_file_and_keeps_its_ptes(world: World):
+    mapping = world.fs.make_file({i: 10 + i for i in range(8)}, nr_pages=2)
+    vma = world.mmap(mapping)
+    neighbour = world.mmap(world.fs.make_file({0: 3}))
+    assert expand_to_file(vma) is vma, "it has not grown"
+    pfns = [access_page(vma, Pgoff(i)) for i in range(2)]
+    mapping.i_size_bytes = 5 * PAGE_SIZE
+    moved = expand_to_file(vma)
+    assert mapping.i_mmap == [moved]
+    assert moved is not vma
+    assert moved.nr_pages == 10
+    assert [world.pte(moved, i) >> 12 for i in range(2)] == pfns
+    assert access_page(moved, Pgoff(4)) == NVRAM_PFN_START + 14
+    assert fault(moved, 5) is FaultResult.SIGBUS
+    mapping.i_size_bytes = 8 * PAGE_SIZE
+    assert expand_to_file(moved) is moved, "there was room"
+    mapping.i_size_bytes = 40 * PAGE_SIZE
+    assert expand_to_file(moved) is moved, "nothing stands behind it"
+    assert moved.nr_pages == 40
+    assert neighbour.nr_pages == 1
+    world.check()
+
+
+def test_an_area_that_can_follow_its_file_nowhere(world: World, monkeypatch):
+    mapping = world.fs.make_file({0: 3}, nr_pages=1)
+    vma = world.mmap(mapping)
+    world.mmap(world.fs.make_file({0: 4}))
+    mapping.i_size_bytes = 5 * PAGE_SIZE
+    monkeypatch.setattr("xipfs.mm.vma._TASK_SIZE", 0)
+    with pytest.raises(OutOfFramesError, match="no address range for 5 pages"):
+        expand_to_file(vma)
+    assert mapping.i_mmap == [vma]
+    world.check()

@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 
 from tests.kit.mm import World, at_step, block_bytes, fault
-from xipfs.errors import FormatError, NoSpaceError
+from tests.kit.power import PowerLoss
+from xipfs.errors import BugError, FormatError, NoSpaceError
 from xipfs.mm.access import access_page
-from xipfs.mm.filemap_xip import allocates_on_fault, xip_file_read, xip_file_write
+from xipfs.mm.filemap_xip import (
+    allocates_on_fault,
+    xip_file_read,
+    xip_file_write,
+    xip_file_write_range,
+    xip_hole_filled,
+)
 from xipfs.mm.mem_map import PG_DIRTY
 from xipfs.mm.migrate import DemoteReason, demote_pages, promote_pages
 from xipfs.mm.vm_fault import FaultResult
@@ -95,3 +102,48 @@ def test_error_at_the_second_look_at_a_hole_is_oom(
         assert fault(vma, 0) == FaultResult.OOM
     assert not world.machine.xip_sparse_mutex.is_write_locked
     world.check()
+
+
+@pytest.mark.parametrize(("pos", "size_bytes"), [(0, 1), (4000, 200), (5000, 15000), (8192, 8192)])
+def test_many_pages_are_written_as_one_after_the_other(writable: World, pos: int, size_bytes: int):
+    data = bytes(range(1, 256)) * 80
+    files = []
+    for first in (10, 20):
+        blocks = {0: first, 1: first + 1, 2: first + 2, 3: first + 5, 4: first + 4}
+        mapping = writable.fs.make_file(blocks, read_only=False)
+        promote_pages(writable.machine, mapping, np.array([2]))
+        files.append(mapping)
+    xip_file_write(writable.machine, files[0], pos, data[:size_bytes])
+    nvram = writable.machine.physmem.nvram
+    power = PowerLoss(nvram)
+    xip_file_write_range(writable.machine, files[1], pos, memoryview(data)[:size_bytes])
+    nvram.fence()
+    assert not power.unsafe_lines(), "all was flushed"
+    written = [xip_file_read(writable.machine, mapping, pos, size_bytes) for mapping in files]
+    assert written == [data[:size_bytes]] * 2
+    around = xip_file_read(writable.machine, files[1], 0, 5 * 4096)
+    expected = b"".join(block_bytes(block) for block in (20, 21, 22, 25, 24))
+    assert around == expected[:pos] + data[:size_bytes] + expected[pos + size_bytes :]
+    flags = [writable.machine.mem_map.page_flags(mapping.i_pages[2]) for mapping in files]
+    assert flags[0] == flags[1]
+    assert bool(flags[1] & PG_DIRTY) == (pos < 3 * 4096 and pos + size_bytes > 2 * 4096)
+    writable.check()
+
+
+def test_a_range_with_a_hole_is_no_range(writable: World):
+    mapping = writable.fs.make_file({0: 3}, nr_pages=2, read_only=False)
+    with pytest.raises(BugError, match="written over a hole"):
+        xip_file_write_range(writable.machine, mapping, 4000, b"x" * 200)
+
+
+def test_who_has_read_a_hole_sees_what_fills_it(writable: World):
+    mapping = writable.fs.make_file({0: 3}, nr_pages=4, read_only=False)
+    xip_hole_filled(writable.machine, mapping, Pgoff(1), 2)  # nobody maps it
+    vma = writable.mmap(mapping)
+    sparse = writable.machine.sparse_pfn
+    assert [access_page(vma, Pgoff(i)) for i in (1, 2, 3)] == [sparse] * 3
+    writable.fs.blocks |= {(mapping.id, 1): 11, (mapping.id, 2): 12}
+    xip_hole_filled(writable.machine, mapping, Pgoff(1), 2)
+    found = [access_page(vma, Pgoff(i)) for i in (1, 2, 3)]
+    assert found == [NVRAM_PFN_START + 11, NVRAM_PFN_START + 12, sparse]
+    writable.check()

@@ -13,7 +13,14 @@ import pytest
 
 from tests.kit.mm import block_bytes, make_nvram, run_python
 from tests.kit.power import PowerLoss
-from xipfs.errors import BugError, DeviceError, FormatError, ImageBusyError
+from xipfs.errors import (
+    BugError,
+    DeviceError,
+    FormatError,
+    ImageBusyError,
+    NoSpaceError,
+    ReadOnlyFsError,
+)
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SIZE
 
@@ -306,4 +313,105 @@ def test_line_is_safe_when_flushed_after_its_last_store_and_fenced():
     nvram.flush(0, 1)
     nvram.fence()
     assert not power.unsafe_lines()
+    nvram.close()
+
+
+def test_one_writer_and_nobody_else(path: Path):
+    path.write_bytes(bytes(2 * PAGE_SIZE))
+    writer = NvramDevice.open(path, writable=True)
+    for writable in (False, True):
+        with pytest.raises(ImageBusyError, match=f"{path}: in use"):
+            NvramDevice.open(path, writable=writable)
+    view = writer.view(PAGE_SIZE, 4)
+    writer.store_bytes(PAGE_SIZE, b"seen")
+    assert bytes(view) == writer.load(PAGE_SIZE, 4) == b"seen"
+    view.release()
+    writer.close()
+    reader = NvramDevice.open(path)
+    with pytest.raises(ImageBusyError, match="in use: unmount it"):
+        NvramDevice.open(path, writable=True)
+    with pytest.raises(DeviceError, match="Bad file descriptor"):
+        reader.store_bytes(0, b"x")
+    reader.close()
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS, errno.EPERM])
+def test_an_image_that_may_only_be_read(path: Path, monkeypatch: pytest.MonkeyPatch, error: int):
+    path.write_bytes(bytes(PAGE_SIZE))
+    open_file = os.open
+
+    def refuse(name: Path, flags: int, *more: int) -> int:
+        if flags & os.O_RDWR:
+            raise OSError(error, os.strerror(error))
+        return open_file(name, flags, *more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ReadOnlyFsError, match=f"{path}: may not be written: "):
+        NvramDevice.open(path, writable=True)
+    NvramDevice.open(path).close()
+
+
+def test_blocks_of_a_sparse_image_are_there_before_the_first_store(path: Path):
+    piece = 1 << 20
+    with path.open("wb") as file:
+        file.truncate(3 * piece + PAGE_SIZE)
+    nvram = NvramDevice.open(path, writable=True)
+    assert os.stat(path).st_blocks == 0, "opening takes none"
+    nvram.store_bytes(piece - 1, b"ab")
+    assert os.stat(path).st_blocks * 512 == 2 * piece
+    nvram.reserve(3 * piece + 10, 1)
+    assert os.stat(path).st_blocks * 512 == 2 * piece + PAGE_SIZE
+    nvram.reserve(0, 0)
+    nvram.close()
+    assert path.stat().st_size == 3 * piece + PAGE_SIZE
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_disk_is_told_before_anything_is_stored(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+):
+    kind = DeviceError if error == errno.EIO else NoSpaceError
+    path.write_bytes(b"old" + bytes(PAGE_SIZE))
+    nvram = NvramDevice.open(path, writable=True)
+    calls = []
+
+    def full(*where: int) -> None:
+        calls.append(where)
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        for _ in range(2):
+            with pytest.raises(kind, match=f"{path}: {os.strerror(error)} at byte 0x0"):
+                nvram.store_bytes(0, b"new")
+    assert len(calls) == 2
+    assert nvram.load(0, 3) == b"old"
+    nvram.store_bytes(0, b"new")
+    assert nvram.load(0, 3) == b"new"
+    nvram.close()
+
+
+def test_a_fence_waits_for_the_disk_where_it_shall(path: Path, monkeypatch: pytest.MonkeyPatch):
+    path.write_bytes(bytes(PAGE_SIZE))
+    nvram = NvramDevice.open(path, writable=True)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    nvram.store_bytes(0, b"a")
+    nvram.flush(0, 1)
+    nvram.fence()
+    assert synced == [], "the host keeps its pages when we die"
+    nvram.fence_syncs = True
+    nvram.flush(0, 1)
+    nvram.fence()
+    assert len(synced) == 1
+    nvram.fence()
+    assert len(synced) == 1, "nothing was flushed since"
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    nvram.flush(0, 1)
+    with pytest.raises(DeviceError, match="at a fence"):
+        nvram.fence()
     nvram.close()
