@@ -49,7 +49,7 @@ ADDRESS_BYTES_MAX = 4 << 30
 
 TRACE_EVERY = 4
 _SLOT_BYTES = 4096
-_WEIGHTS = {"mount": 1, "cp": 3}
+_WEIGHTS = {"mount": 1, "cp": 3, "rename": 3}
 _WEIGHT = 10
 _ROOM = str(Path(xipfs.__file__).parent)
 
@@ -109,7 +109,9 @@ def play(reader: str, recipe: str, path: Path, fd: int) -> tuple[bool, Finding |
     except Exception as exc:
         sys.settrace(None)
         frames = [
-            f for f in traceback.extract_tb(exc.__traceback__) if f.filename.startswith(_ROOM)
+            frame
+            for frame in traceback.extract_tb(exc.__traceback__)
+            if frame.filename.startswith(_ROOM) and not frame.filename.endswith("/errors.py")
         ]
         last = frames[-1] if frames else traceback.extract_tb(exc.__traceback__)[-1]
         file = os.path.relpath(last.filename, Path(_ROOM).parent)
@@ -165,14 +167,19 @@ class Slot:
 
 
 def _work(
-    slot: Slot, report: int, nr_inputs: int, end_s: float, seed: int, corpus: list[str]
+    slot: Slot,
+    report: int,
+    nr_inputs: int,
+    end_s: float,
+    seed: int,
+    corpus: list[str],
+    names: list[str],
 ) -> None:
     """Be a worker: play, and write one JSON object to *report*."""
     gc.freeze()  # what was imported need not be looked at again
     rng = random.Random(seed)
     outcome, lines = Outcome(), Lines()
     pool = list(corpus)
-    names = list(READERS)
     weights = [_WEIGHTS.get(name, _WEIGHT) for name in names]
     in_use = int(Path("/proc/self/statm").read_text().split()[5]) * mmap.PAGESIZE
     for which, limit in (
@@ -212,7 +219,9 @@ def _work(
 class Worker:
     """A process that plays. seed: another one, other recipes."""
 
-    def __init__(self, nr_inputs: int, end_s: float, seed: int, corpus: list[str]) -> None:
+    def __init__(
+        self, nr_inputs: int, end_s: float, seed: int, corpus: list[str], names: list[str]
+    ) -> None:
         self.nr_left = nr_inputs
         self.seed = seed
         self.slot = Slot()
@@ -223,7 +232,7 @@ class Worker:
             status = 1
             try:
                 os.close(self._report)
-                _work(self.slot, write, nr_inputs, end_s, seed, corpus)
+                _work(self.slot, write, nr_inputs, end_s, seed, corpus, names)
                 status = 0
             except BaseException:
                 traceback.print_exc()
@@ -256,12 +265,21 @@ def _placed(findings: list[list[str]]) -> list[tuple[str, str, str, str]]:
 
 
 def fuzz(
-    nr_inputs: int, *, nr_jobs: int = 1, seed: int = 0, seconds: float = 1e9, corpus: list[str]
+    nr_inputs: int,
+    *,
+    nr_jobs: int = 1,
+    seed: int = 0,
+    seconds: float = 1e9,
+    corpus: list[str],
+    readers: Iterable[str] = READERS,
 ) -> Outcome:
-    """Play so many inputs, in so many processes, for so long at most."""
+    """Play so many inputs to *readers*, in so many processes, for so long at most."""
+    names = list(readers)
     end_s = time.monotonic() + seconds
     total = Outcome()
-    workers = [Worker(nr_inputs // nr_jobs, end_s, seed * 1000 + i, corpus) for i in range(nr_jobs)]
+    workers = [
+        Worker(nr_inputs // nr_jobs, end_s, seed * 1000 + i, corpus, names) for i in range(nr_jobs)
+    ]
     while workers:
         time.sleep(0.05)
         for worker in list(workers):
@@ -291,7 +309,7 @@ def fuzz(
             total.nr_inputs[reader] += max(nr_begun, 0)
             nr_left = worker.nr_left - nr_begun
             if nr_left > 0:
-                workers.append(Worker(nr_left, end_s, worker.seed + 500, corpus))
+                workers.append(Worker(nr_left, end_s, worker.seed + 500, corpus, names))
     return total
 
 
@@ -344,8 +362,9 @@ def main() -> int:
     options = parser.parse_args()
     start_s = time.monotonic()
     corpus = read_corpus()
+    readers = [options.reader] if options.reader else list(READERS)
     if options.replay is not None:
-        outcome = replay([options.replay], [options.reader] if options.reader else READERS)
+        outcome = replay([options.replay], readers)
     else:
         outcome = fuzz(
             options.inputs,
@@ -353,6 +372,7 @@ def main() -> int:
             seed=options.seed,
             seconds=options.seconds,
             corpus=corpus,
+            readers=readers,
         )
     seconds = time.monotonic() - start_s
     for finding in outcome.findings.values():

@@ -24,8 +24,10 @@ from xipfs.cli.fsck import fsck
 from xipfs.cli.info import info
 from xipfs.cli.ls import ls
 from xipfs.errors import XipfsError
+from xipfs.fs.attributes import removexattr, setxattr
 from xipfs.fs.copyout import copy_out
 from xipfs.fs.extentwriter import end_of_extents, insert_extent, remove_extents
+from xipfs.fs.namespace import Owner, link, mkdir, mknod, rename, rmdir, unlink
 from xipfs.fs.superblock import SuperBlock
 from xipfs.fuse.mount import Mount
 from xipfs.fuse.operations import Operations
@@ -293,6 +295,34 @@ def _make_and_free(sb: SuperBlock) -> None:
         tx.free_inode(ino)
 
 
+def _rename(path: Path) -> None:
+    """Make, move and remove names in the root and in the directories below it; attributes, too."""
+    sb = SuperBlock.open(path, writable=True, clock=lambda: 1)
+    try:
+        root = sb.iget(INO_ROOT)
+        found = [_answer(sb.lookup, root, name) for name in (b"etc", b"hosts", b"tree", b"link")]
+        inodes = [inode for inode in found if inode is not None]
+        directories = [root, *(inode for inode in inodes if inode.is_dir)]
+        for directory in directories:
+            for number in range(3):
+                name = b"new%d" % number
+                _answer(mkdir, sb, directory, name, 0o755, Owner(1, 1), 1)
+                _answer(mknod, sb, directory, name + b"f", stat.S_IFREG | 0o600, Owner(1, 1), 1)
+            _answer(rename, sb, directory, b"new0", directories[-1], b"moved", 0, 1)
+            _answer(rename, sb, directory, b"hosts", directories[-1], b"new1f", 0, 1)
+        _answer(rename, sb, root, b"etc", directories[-1], b"below itself", 0, 1)
+        for inode in inodes:
+            _answer(setxattr, sb, inode, b"user.new", b"1" * 5000, 0, 1)
+            _answer(removexattr, sb, inode, b"user.comment", 1)
+            _answer(link, sb, inode, root, b"linked", 1)
+        for directory in directories:
+            for name in (b"new1f", b"moved", b"new2", b"hosts", b"tree", b"link", b"linked"):
+                _answer(unlink, sb, directory, name, 1)
+                _answer(rmdir, sb, directory, name, 1)
+    finally:
+        sb.close()
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     "info": lambda path: info(path, as_json=False),
     "ls": _ls,
@@ -304,4 +334,5 @@ READERS: dict[str, Callable[[Path], object]] = {
     "mount": _mount,
     "replay": _replay,
     "write": _write,
+    "rename": _rename,
 }

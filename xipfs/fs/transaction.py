@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from xipfs.errors import FormatError, NoSpaceError, bug_on
 from xipfs.fs.allocator import BlockRun
 from xipfs.fs.extent import ExtentMap
-from xipfs.fs.extentwriter import insert_extent
+from xipfs.fs.extentwriter import end_of_extents, insert_extent
 from xipfs.fs.inodetable import BLANK_INODE, GENERATION_FIRST
 from xipfs.ondisk.inode import (
     INO_INODE_FILE,
@@ -245,6 +245,10 @@ class Transaction:
                 raise NoSpaceError(f"{self.sb.nvram.path}: more than {INO_MAX} inodes")
             if ino // INODES_PER_PAGE >= self.inode(INO_INODE_FILE).size_bytes >> PAGE_SHIFT:
                 self._grow_inode_file()
+            elif INO_INODE_FILE not in self._inodes and any(
+                self.load(self.sb.inode_offset(ino, self.sb.inode_file), INODE.size_bytes)
+            ):
+                raise FormatError(f"inode {ino}: used, but not below ino_end: run xipfs fsck")
             # The state anew: growing may have changed it.
             self.state = self.state._replace(
                 ino_end=Ino(ino + 1), nr_inodes=self.state.nr_inodes + 1
@@ -260,7 +264,10 @@ class Transaction:
         inode = self.inode(ino)
         if inode.flags & InodeFlags.ORPHAN:
             inode = self.remove_orphan(ino)
-        bug_on(inode.nr_pages != 0, "free_inode: it has pages", ino=ino, nr_pages=inode.nr_pages)
+        if inode.nr_pages:
+            raise FormatError(
+                f"inode {ino}: counts {inode.nr_pages} pages when all are gone: run xipfs fsck"
+            )
         state = self.state
         self._inodes[ino] = BLANK_INODE._replace(
             ino=ino, generation=inode.generation, next_ino=state.free_ino_head
@@ -268,9 +275,10 @@ class Transaction:
         self.state = state._replace(free_ino_head=ino, nr_inodes=state.nr_inodes - 1)
 
     def add_orphan(self, ino: Ino) -> DiskInode:
-        """Put an inode into the orphan list, at its head. Bug: it is there."""
+        """Put an inode into the orphan list, at its head. Raises: FormatError if it says it is."""
         inode = self.inode(ino)
-        bug_on(bool(inode.flags & InodeFlags.ORPHAN), "an orphan already", ino=ino)
+        if inode.flags & InodeFlags.ORPHAN:
+            raise FormatError(f"inode {ino}: an orphan already: run xipfs fsck")
         head = self.state.orphan_ino_head
         if head:
             self._orphan_before[head] = ino
@@ -281,12 +289,11 @@ class Transaction:
         return inode
 
     def remove_orphan(self, ino: Ino) -> DiskInode:
-        """Take an inode out of the orphan list. Bug: it is not there."""
+        """Take an inode out of the orphan list. Raises: FormatError if it is not there."""
         inode = self.inode(ino)
         before = self._orphan_before.get(ino, self.sb.orphan_before.get(ino))
         if before is None:
-            bug_on(True, "no orphan", ino=ino)
-            raise AssertionError
+            raise FormatError(f"inode {ino}: an orphan, but in no list: run xipfs fsck")
         if before:
             self._inodes[before] = self.inode(before)._replace(next_ino=inode.next_ino)
         else:
@@ -395,6 +402,8 @@ class Transaction:
         inode = self.inode(INO_INODE_FILE)
         pgoff = Pgoff(inode.size_bytes >> PAGE_SHIFT)
         extents = inode.extents
+        if end_of_extents(self, inode) > pgoff:
+            raise FormatError("the inode file: has pages behind its end: run xipfs fsck")
         near = Block(0)
         if len(extents):
             near = Block(int(extents["block"][-1]) + int(extents["nr_pages"][-1]))
