@@ -27,6 +27,8 @@ BUGS = [
     ("write", "tiny | inode16[0].pgoff=0x7fffffffffffffff", "the file's end fits no extent"),
     ("write", "tiny | inode0.size_bytes=0xc", "the inode file grew over its own pages"),
     ("rename", "tiny | state.ino_end=0x13", "a new inode took the number of one in use"),
+    ("rename", "tiny | inode16.mode=0xffffffff", "the type of such a mode fits no entry"),
+    ("fsck", "tiny | inode0[0].pgoff=0x7fffffffffffffff", "the inodes there have no numbers"),
     ("write", "tiny | inode16[0].nr_pages=0", "an extent of nothing overlaps what is put there"),
 ]
 

@@ -25,6 +25,7 @@ from xipfs.ondisk.inode import (
     FILE_SIZE_BYTES_MAX,
     INO_FIRST,
     INO_INODE_FILE,
+    INO_MAX,
     INO_ROOT,
     INODE,
     INODES_PER_PAGE,
@@ -156,8 +157,8 @@ def check_inode_file(
     runs = []
     end, first_hole = 0, None
     for pgoff, block, nr_pages in usable[["pgoff", "block", "nr_pages"]].tolist():
-        if pgoff < end:
-            continue  # overlaps: I11 has said so
+        if pgoff < end or pgoff > INO_MAX // INODES_PER_PAGE:
+            continue  # overlaps, or is behind the last inode there can be: I11 has said so
         if pgoff > end and first_hole is None:
             first_hole = end
         runs.append((pgoff, block, nr_pages))
