@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.fuzzer import INPUT_TIMEOUT_S, fuzz, read_corpus, replay
+from tests.kit.fuzzer import INPUT_TIMEOUT_S, Outcome, fuzz, read_corpus, replay
 from tests.kit.readers import READERS
-from tests.kit.recipe import bake
+from tests.kit.recipe import bake, sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,10 +40,10 @@ def log_watch() -> None:
 
 @pytest.mark.parametrize(("reader", "recipe", "story"), BUGS, ids=[bug[2] for bug in BUGS])
 def test_what_once_broke_a_reader(reader: str, recipe: str, story: str):
-    assert not sound(replay([recipe], [reader])), story
+    assert not complaints(replay([recipe], [reader])), story
 
 
-def sound(outcome) -> str:
+def complaints(outcome: Outcome) -> str:
     return "\n".join(map(str, outcome.findings.values()))
 
 
@@ -52,7 +52,7 @@ def test_the_corpus():
     recipes = read_corpus()
     assert len(recipes) >= 50
     outcome = replay(recipes)
-    assert not sound(outcome)
+    assert not complaints(outcome)
     assert outcome.nr_inputs.total() == len(recipes) * len(READERS)
     assert outcome.nr_refused > len(recipes)
 
@@ -73,8 +73,23 @@ def test_recipes_that_nobody_wrote():
 @pytest.mark.long
 def test_many_recipes_that_nobody_wrote():
     outcome = fuzz(40_000, nr_jobs=2, seed=1, corpus=read_corpus())
-    assert not sound(outcome)
+    assert not complaints(outcome)
     assert outcome.nr_inputs.total() == 40_000
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["tiny", "dirty"])
+def test_every_field_at_the_ends_of_what_it_holds(name: str):
+    outcome = replay(sweep(name), [reader for reader in READERS if reader != "mount"])
+    assert not complaints(outcome)
+    assert outcome.nr_inputs.total() > 10_000
+
+
+def test_the_sweep_reaches_every_record():
+    recipes = list(sweep("tiny"))
+    assert len(recipes) > 2000
+    for record in ("super", "state", "journal0", "group0", "inode1", "xattr5", "dir4[1]"):
+        assert any(f"| {record}." in recipe for recipe in recipes)
 
 
 BROKEN = {

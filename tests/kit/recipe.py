@@ -41,7 +41,7 @@ from xipfs.ondisk.superblock import STATE, SUPERBLOCK
 from xipfs.ondisk.xattr import XATTR_ENTRY_DTYPE, XATTR_RUN
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE
 
-__all__ = ["SEEDS", "Damaged", "Record", "bake", "invent", "records_of"]
+__all__ = ["SEEDS", "Damaged", "Record", "bake", "invent", "records_of", "sweep"]
 
 FILE_SIZE_BYTES_MAX = 1 << 30
 """Holes cost nothing: an image may be that large, and its readers need some time for it."""
@@ -307,6 +307,19 @@ def _seal(damaged: Damaged, seed: _Seed, record: Record) -> None:
 
 # Recipes that nobody wrote
 
+
+def sweep(name: str) -> Iterator[str]:
+    """Every field of every record and entry of a seed, set to numbers at the ends of what fits."""
+    for record in _seed(name).records.values():
+        for number, (dtype, _) in enumerate(record.places()):
+            entry = f"[{number - 1}]" if number else ""
+            for field in dtype.names:
+                if field not in ("magic", "checksum", "payload", "uuid", "hash_key", "label"):
+                    for value in _ENDS:
+                        yield f"{name} | {record.name}{entry}.{field}={value:#x}"
+
+
+_ENDS = [0, 1, 2, 3, 4, 17, 255, (1 << 32) - 1, 1 << 40, (1 << 63) - 1, (1 << 64) - 1]
 _LIMITS = [0, 1, 2, 3, 4, 5, 6, 16, 120, 121, 169, 170, 254, 255, 256, 4095, 4096, 4097]
 _LIMITS += [
     (1 << n) + d for n in (15, 16, 27, 31, 32, 40, 44, 47, 51, 52, 62, 63, 64) for d in (-1, 0)
