@@ -8,7 +8,13 @@ import stat
 import pytest
 
 from tests.kit.image import HandmadeImage, ImageKit
-from xipfs.errors import DeviceError, FormatError, ImageBusyError, NotDirError
+from xipfs.errors import (
+    DeviceError,
+    FormatError,
+    ImageBusyError,
+    NotDirError,
+    ReadOnlyFsError,
+)
 from xipfs.fs.superblock import SuperBlock
 from xipfs.ondisk.inode import INO_ROOT
 from xipfs.ondisk.superblock import SUPERBLOCK, StateFlags
@@ -155,6 +161,63 @@ def test_an_image_not_unmounted_is_refused(image, tmp_path):
     image.change_state(flags=0)
     with pytest.raises(FormatError, match="journal must be replayed"):
         opened(image, tmp_path)
+
+
+def written(image, tmp_path) -> SuperBlock:
+    path = image.write(tmp_path / "nvram.img")
+    return SuperBlock.open(path, writable=True, clock=lambda: 77)
+
+
+def test_a_writer_takes_clean_away_and_puts_it_back(image, tmp_path):
+    sb = written(image, tmp_path)
+    path = sb.nvram.path
+    assert (sb.state.flags, sb.state.mounted_ns, sb.state.mount_count) == (0, 77, 1)
+    dead = path.read_bytes()
+    sb.close()
+    sb = SuperBlock.open(path)
+    assert (sb.state.flags, sb.state.mounted_ns, sb.state.mount_count) == (1, 77, 1)
+    sb.close()
+    path.write_bytes(dead)
+    with pytest.raises(FormatError, match="must be replayed: mount it once with -o rw"):
+        SuperBlock.open(path)
+    sb = SuperBlock.open(path, writable=True, clock=lambda: 78)
+    assert sb.state.mount_count == 2
+    sb.close()
+    SuperBlock.open(path).close()
+
+
+def test_a_torn_state_is_replayed(image, tmp_path):
+    """The journal has the state, whatever of it has reached its place."""
+    sb = written(image, tmp_path)
+    path = sb.nvram.path
+    sb.nvram.close()
+    data = bytearray(path.read_bytes())
+    data[PAGE_SIZE + 16] ^= 1
+    second_header = image.disk.journal_block * PAGE_SIZE + 64
+    assert any(data[second_header : second_header + 64])
+    data[second_header : second_header + 64] = bytes(64)
+    path.write_bytes(data)
+    sb = SuperBlock.open(path, writable=True, clock=lambda: 78)
+    assert sb.state.mount_count == 2
+    sb.close()
+
+
+def test_a_damaged_state_without_a_transaction(image, tmp_path):
+    image.data[PAGE_SIZE + 20] ^= 1
+    path = image.write(tmp_path / "nvram.img")
+    with pytest.raises(FormatError, match="page 1: damaged state record"):
+        SuperBlock.open(path, writable=True, clock=lambda: 1)
+
+
+def test_what_a_writer_refuses(image, tmp_path):
+    image.change_state(flags=int(StateFlags.CLEAN | StateFlags.ERROR))
+    with pytest.raises(FormatError, match="found damaged earlier: run xipfs fsck"):
+        written(image, tmp_path)
+    image.change_state(flags=int(StateFlags.CLEAN))
+    image.change_superblock(ro_compat=1 << 40)
+    with pytest.raises(ReadOnlyFsError, match=r"features 0x10000000000 .* mount it read-only"):
+        written(image, tmp_path)
+    opened(image, tmp_path).close()
 
 
 def test_a_damaged_state(image, tmp_path):
