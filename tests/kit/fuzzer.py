@@ -378,9 +378,11 @@ def main() -> int:
     for finding in outcome.findings.values():
         print(f"\n{finding}")
     nr_inputs = outcome.nr_inputs.total()
+    cpu_s = sum(os.times()[:4])
     readers = ", ".join(f"{name} {count:,}" for name, count in sorted(outcome.nr_inputs.items()))
     print(
-        f"{nr_inputs:,} inputs in {seconds:.0f} s ({nr_inputs / seconds:.0f}/s): {readers}; "
+        f"{nr_inputs:,} inputs in {seconds:.0f} s, {cpu_s:.0f} s of CPU "
+        f"({nr_inputs / cpu_s:.0f} a second): {readers}; "
         f"{outcome.nr_refused:,} refused, {outcome.nr_lines:,} lines of xipfs reached, "
         f"{len(outcome.kept)} recipes kept, {len(outcome.findings)} bugs",
         flush=True,
