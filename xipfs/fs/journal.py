@@ -42,6 +42,8 @@ from xipfs.units import PAGE_SHIFT, PAGE_SIZE
 __all__ = ["Journal"]
 
 _CHUNK_BYTES = 1 << 20
+_SEQUENCE_MAX = (1 << 63) - 1
+"""Nobody lives to see more; each transaction adds one, each replay the ring's size in bytes."""
 _COMMIT_SIZE_BYTES = JOURNAL_RECORD.size_bytes
 
 
@@ -81,7 +83,8 @@ class Journal:
             )
         page = nvram.load(self._area_start, PAGE_SIZE)
         header, number = _newest_header(page, self._seed)
-        if header.sequence < 1 or header.head % 8 or header.head >= self._ring_size_bytes:
+        sane = 1 <= header.sequence <= _SEQUENCE_MAX and header.head < self._ring_size_bytes
+        if not sane or header.head % 8:
             raise FormatError(
                 f"the journal starts with sequence {header.sequence} at byte {header.head:#x} of "
                 f"{self._ring_size_bytes:#x}: run xipfs fsck"

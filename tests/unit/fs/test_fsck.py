@@ -300,6 +300,28 @@ def an_inode_file_with_pages_twice(s):
     s.image.mark(200, used=True)
 
 
+def test_an_inode_file_of_more_pages_than_the_image(tmp_path):
+    """Its extents show a hole of the image many times: fsck read it all, for hours."""
+    nr_pages = 1 << 14
+    image = ImageKit(nr_pages=nr_pages).build()
+    inode = image.inode(0)
+    hole = nr_pages // 2
+    rows = [tuple(inode.extents[0].tolist())]
+    rows += [(inode.nr_pages + i * 6000, hole, 6000, 0) for i in range(3)]
+    image.change_inode(
+        0,
+        nr_extents=len(rows),
+        payload=np.array(rows, EXTENT_DTYPE).tobytes().ljust(120, b"\0"),
+        size_bytes=inode.size_bytes + 3 * 6000 * PAGE_SIZE,
+    )
+    report = check(image, tmp_path)
+    assert any(
+        finding.invariant is I.INODE_FILE and "its extents overlap" in finding.text
+        for finding in report.findings
+    )
+    assert any("inode file" in text for text in report.unchecked)
+
+
 @breaks(I.INODE_FILE, I.NR_PAGES, I.BITMAPS, I.DIR_ENTRIES, I.CONNECTED, I.NLINK)
 def an_inode_file_with_a_hole(s):
     """The second of its pages is a hole, and with it all inodes that stood there."""

@@ -25,6 +25,7 @@ from xipfs.ondisk.inode import (
     FILE_SIZE_BYTES_MAX,
     INO_FIRST,
     INO_INODE_FILE,
+    INO_MAX,
     INO_ROOT,
     INODE,
     INODES_PER_PAGE,
@@ -156,12 +157,19 @@ def check_inode_file(
     runs = []
     end, first_hole = 0, None
     for pgoff, block, nr_pages in usable[["pgoff", "block", "nr_pages"]].tolist():
-        if pgoff < end:
-            continue  # overlaps: I11 has said so
+        if pgoff < end or pgoff > INO_MAX // INODES_PER_PAGE:
+            continue  # overlaps, or is behind the last inode there can be: I11 has said so
         if pgoff > end and first_hole is None:
             first_hole = end
         runs.append((pgoff, block, nr_pages))
         end = pgoff + nr_pages
+    if (nr_pages := sum(nr for _, _, nr in runs)) > disk.nr_pages:
+        # To read the same pages again and again could take any time.
+        findings.add(
+            Invariant.INODE_FILE,
+            f"the inode file has {nr_pages} pages, the image {disk.nr_pages}: its extents overlap",
+        )
+        return None
     nr_sound_pages = min(end if first_hole is None else first_hole, inode.size_bytes >> PAGE_SHIFT)
     nr_needed_pages = -(-state.ino_end // INODES_PER_PAGE) if state else 1
     if nr_sound_pages < nr_needed_pages:

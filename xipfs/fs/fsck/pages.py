@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from xipfs.errors import FormatError
 from xipfs.fs.fsck.report import Findings, Invariant
-from xipfs.fs.fsck.volume import check_reserved, check_zero, metadata_areas
+from xipfs.fs.fsck.volume import check_reserved, check_zero
+from xipfs.fs.layout import metadata_areas
 from xipfs.ondisk.group import (
     GROUP_DESC,
     GROUP_SHIFT,

@@ -1,16 +1,14 @@
 """fsck of what stands once in an image: superblocks, layout, journal, state."""
 
-import itertools
 import zlib
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xipfs.errors import FormatError
 from xipfs.fs.fsck.report import Findings, Invariant
-from xipfs.ondisk.group import GROUP_DESC, GROUP_SHIFT
+from xipfs.fs.layout import layout_problems
 from xipfs.ondisk.inode import INO_FIRST, INO_MAX, INODE
 from xipfs.ondisk.journal import (
     JOURNAL_HEADER,
@@ -35,10 +33,9 @@ from xipfs.ondisk.superblock import (
     decode_state,
 )
 from xipfs.phys.nvram import NvramDevice
-from xipfs.units import PAGE_SHIFT, PAGE_SIZE, bytes_to_pages
+from xipfs.units import PAGE_SHIFT, PAGE_SIZE
 
 __all__ = [
-    "Area",
     "check_features",
     "check_journal",
     "check_layout",
@@ -48,32 +45,10 @@ __all__ = [
     "check_state",
     "check_superblock",
     "check_zero",
-    "metadata_areas",
     "reserved_bytes",
 ]
 
-NR_JOURNAL_PAGES_MIN = 2
 _CRC_CHUNK_BYTES = 1 << 20
-
-
-class Area(NamedTuple):
-    """Pages of the image that hold one kind of metadata."""
-
-    name: str
-    block: int
-    nr_pages: int
-
-
-def metadata_areas(disk: DiskSuperblock) -> list[Area]:
-    """Return what the superblock names, and the places that are fixed."""
-    return [
-        Area("the superblock", 0, 1),
-        Area("the state", STATE_BLOCK, 1),
-        Area("the journal", disk.journal_block, disk.nr_journal_pages),
-        Area("the descriptors", disk.gdt_block, _nr_gdt_pages(disk)),
-        Area("the bitmaps", disk.bitmap_block, disk.nr_groups),
-        Area("the replica", disk.nr_pages - 1, 1),
-    ]
 
 
 def check_superblock(nvram: NvramDevice, findings: Findings) -> tuple[DiskSuperblock, bytes] | None:
@@ -153,22 +128,7 @@ def check_size(nvram: NvramDevice, disk: DiskSuperblock, findings: Findings) -> 
 
 def check_layout(disk: DiskSuperblock, findings: Findings) -> bool:
     """I5: return whether the areas that the superblock names can be looked into."""
-    problems = []
-    if disk.page_shift != PAGE_SHIFT or disk.group_shift != GROUP_SHIFT:
-        problems.append(f"page size 2^{disk.page_shift}, groups of 2^{disk.group_shift} pages")
-    if disk.nr_groups != -(-disk.nr_pages >> GROUP_SHIFT):
-        problems.append(f"{disk.nr_groups} groups, {disk.nr_pages} pages")
-    if disk.nr_journal_pages < NR_JOURNAL_PAGES_MIN:
-        problems.append(f"{disk.nr_journal_pages} pages of journal")
-    areas = sorted(metadata_areas(disk), key=lambda area: area.block)
-    for area, following in itertools.pairwise(areas):
-        if area.block + area.nr_pages > following.block:
-            problems.append(
-                f"{area.name} of {area.nr_pages} pages at page {area.block} runs into "
-                f"{following.name} at page {following.block}"
-            )
-    if areas[-1].block >= disk.nr_pages:
-        problems.append(f"{areas[-1].name} at page {areas[-1].block} of {disk.nr_pages}")
+    problems = layout_problems(disk)
     for text in problems:
         findings.add(Invariant.LAYOUT, text)
     return not problems
@@ -293,7 +253,3 @@ def _load_ring(nvram: NvramDevice, disk: DiskSuperblock, offset: int, size_bytes
     return nvram.load(ring_offset + offset, before_end) + nvram.load(
         ring_offset, size_bytes - before_end
     )
-
-
-def _nr_gdt_pages(disk: DiskSuperblock) -> int:
-    return bytes_to_pages(disk.nr_groups * GROUP_DESC.size_bytes)
