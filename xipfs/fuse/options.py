@@ -34,6 +34,7 @@ class Promoted(StrEnum):
 class MountOptions:
     """One mount's options; the defaults are those of the command line.
 
+    events: under `sampled`, have the kernel tell of cached reads, where it can.
     ram_bytes: size of the RAM tier. prefetch: a profile whose pages come to RAM at mount.
     epoch_ms: time between two decisions of the policy.
     budget_pages: most pages moved in one epoch; rate_bytes_per_s: in one second.
@@ -47,6 +48,7 @@ class MountOptions:
     dev: bool = False
     noexec: bool = False
     cache: CacheMode = CacheMode.SAMPLED
+    events: bool = True
     ram_bytes: int = 64 << 20
     policy: str = POLICY_DEFAULT
     epoch_ms: int = 1000
@@ -67,6 +69,7 @@ OPTION_HELP = {
     "dev": "honour device nodes (root only; nodev by default)",
     "noexec": "run no programs from the mount",
     "cache": "none, sampled (default) or full: what is done about the kernel's page cache",
+    "noevents": "under cache=sampled, do not use the kernel's tracepoints",
     "ram": "size of the RAM tier, default 64M",
     "policy": "a policy's name, or a file: ./mine.py; then any `:PARAMETER=VALUE`",
     "epoch": "milliseconds between two decisions of the policy, default 1000",
@@ -92,6 +95,8 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "noexec": {"noexec": True},
     "exec": {"noexec": False},
     "inject": {"inject": True},
+    "events": {"events": True},
+    "noevents": {"events": False},
     # What a read-only mount without access times does anyway.
     "noatime": {},
     "relatime": {},
