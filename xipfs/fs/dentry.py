@@ -22,7 +22,7 @@ from xipfs.ondisk.dentry import (
     name_key,
 )
 from xipfs.ondisk.inode import DiskInode
-from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Block, Ino, Pgoff
+from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino, Pgoff
 
 __all__ = ["DIR_LEVEL_MAX", "DirEntry", "DirReader", "load_dir_page", "name_legal"]
 
