@@ -18,7 +18,6 @@ from xipfs.fs.inode import Inode
 from xipfs.fs.mkfs import mkfs
 from xipfs.fs.namei import path_lookup
 from xipfs.fs.namespace import Owner
-from xipfs.fs.orphans import finish_orphans
 from xipfs.fs.superblock import SuperBlock
 from xipfs.ondisk.inode import INO_ROOT
 
@@ -78,7 +77,6 @@ class Volume:
         assert not report.findings
         assert not report.unchecked
         self._open()
-        finish_orphans(self.sb, self.tick())
 
     def __enter__(self) -> "Volume":
         return self

@@ -113,14 +113,23 @@ def test_many_orphans_of_all_kinds_are_finished(volume):
         cut = volume.find(b"3")
         tx.put_inode(cut.disk._replace(size_bytes=5 * PAGE_SIZE))
         tx.add_orphan(cut.ino)
-    volume.sb.close()
-    volume._open()
-    assert finish_orphans(volume.sb, volume.tick()) == 7
+    volume.check()
     assert sorted(volume.tree()) == [b"3", b"d3"]
     cut = volume.find(b"3").disk
     assert (cut.nr_pages, cut.flags, cut.nlink) == (3, 0, 1)
-    assert volume.sb.state.nr_inodes == 3
-    assert finish_orphans(volume.sb, volume.tick()) == 0
+    assert (volume.sb.state.nr_inodes, volume.sb.state.orphan_ino_head) == (3, 0)
+
+
+def test_a_large_file_that_nobody_knows_goes_with_its_name(volume, monkeypatch):
+    """In the transaction that removes the name, or where that is too small in those behind it."""
+    for nr_pages_max in (10_000, 100):
+        monkeypatch.setattr(orphans, "_NR_PAGES_MAX", nr_pages_max)
+        make_file(volume, b"a", 500)
+        volume.check()
+        first = count_transactions(volume)
+        assert unlink(volume.sb, volume.root, b"a", volume.tick()) is None
+        assert (count_transactions(volume) - first == 1) == (nr_pages_max == 10_000)
+        assert (volume.sb.state.nr_inodes, volume.sb.state.orphan_ino_head) == (1, 0)
 
 
 def test_what_is_in_use_is_not_released(volume):
