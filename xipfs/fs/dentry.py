@@ -116,13 +116,28 @@ class DirReader:
                 position = key
                 yield DirEntry(name, Ino(ino), d_type, key)
 
+    def load_page(self, directory: DiskInode, extents: ExtentMap, pgoff: Pgoff) -> DiskDirPage:
+        """Return page *pgoff* of *directory*, checked. Raises: FormatError, DeviceError."""
+        block = extents.find_block(pgoff)
+        page = None if block is None else self._pages.get(block)
+        if block is None or page is None:
+            page = load_dir_page(self._nvram, self._seed, directory, extents, pgoff)
+            assert block is not None, "load_dir_page refuses holes"
+            self._pages[block] = page
+            if len(self._pages) > NR_CACHED_PAGES:
+                self._pages.popitem(last=False)
+        else:
+            self._pages.move_to_end(block)
+            _check_owner(page, directory, pgoff)
+        return page
+
     def forget_page(self, block: Block) -> None:
-        """Read page *block* again when it is needed: it has changed, or belongs to nobody now."""
+        """Read page *block* of the image anew: its bytes have changed."""
         self._pages.pop(block, None)
 
     def _leaves(self, directory: DiskInode, extents: ExtentMap, key: int) -> Iterator[DiskDirPage]:
         """Yield the leaf in which *key* is or would be, and all leaves behind it."""
-        page = self._page(directory, extents, Pgoff(0))
+        page = self.load_page(directory, extents, Pgoff(0))
         if page.level > DIR_LEVEL_MAX:
             raise FormatError(f"inode {directory.ino}: a directory of {page.level} levels")
         # The way from the root to the page that is read next: index pages, and which child of each.
@@ -154,26 +169,12 @@ class DirReader:
         self, directory: DiskInode, extents: ExtentMap, parent: DiskDirPage, i: int
     ) -> DiskDirPage:
         pgoff = Pgoff(int(parent.entries["pgoff"][i]))
-        page = self._page(directory, extents, pgoff)
+        page = self.load_page(directory, extents, pgoff)
         if page.level != parent.level - 1:
             raise FormatError(
                 f"inode {directory.ino}: directory page {pgoff} has level {page.level}, "
                 f"its index has {parent.level}"
             )
-        return page
-
-    def _page(self, directory: DiskInode, extents: ExtentMap, pgoff: Pgoff) -> DiskDirPage:
-        block = extents.find_block(pgoff)
-        page = None if block is None else self._pages.get(block)
-        if block is None or page is None:
-            page = load_dir_page(self._nvram, self._seed, directory, extents, pgoff)
-            assert block is not None, "load_dir_page refuses holes"
-            self._pages[block] = page
-            if len(self._pages) > NR_CACHED_PAGES:
-                self._pages.popitem(last=False)
-        else:
-            self._pages.move_to_end(block)
-            _check_owner(page, directory, pgoff)
         return page
 
 

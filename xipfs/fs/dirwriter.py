@@ -139,14 +139,25 @@ class _Found(NamedTuple):
 
 
 class _Tree:
-    """The pages of one directory within one transaction. inode: the directory as it is now."""
+    """The pages of one directory within one transaction. inode: the directory as it is now.
 
-    __slots__ = ("_extents", "_seed", "_tx", "inode")
+    While the transaction has not touched the directory, its pages are those that the superblock's
+    DirReader keeps, checked; after that they are read from the transaction.
+    """
+
+    __slots__ = ("_extents", "_is_touched", "_seed", "_tx", "inode")
 
     def __init__(self, tx: "Transaction", inode: DiskInode) -> None:
         self._tx = tx
         self._seed = tx.sb.seed
-        self._set_inode(inode)
+        self.inode = inode
+        found = tx.sb.find_inode(inode.ino)
+        # The very record that is in memory: any change would have made another one.
+        if found is not None and found.disk is inode:
+            self._is_touched = False
+            self._extents = found.extents
+        else:
+            self._set_inode(inode)
 
     def find(self, name: bytes) -> _Found:
         """Look for *name* in all leaves that its keys may be in."""
@@ -250,6 +261,7 @@ class _Tree:
         bug_on(block is None, "a directory page in a hole", ino=self.inode.ino, pgoff=pgoff)
         assert block is not None
         self._tx.store(block << PAGE_SHIFT, page)
+        self._is_touched = True
 
     def seal(self, page: bytearray) -> bytes:
         """Return *page* with its checksum."""
@@ -272,10 +284,13 @@ class _Tree:
         return inode
 
     def _set_inode(self, inode: DiskInode) -> None:
+        self._is_touched = True
         self.inode = inode
         self._extents = ExtentMap(self._tx, self._seed, inode)
 
     def _load(self, pgoff: Pgoff) -> DiskDirPage:
+        if not self._is_touched:
+            return self._tx.sb.dir_reader.load_page(self.inode, self._extents, pgoff)
         return load_dir_page(self._tx, self._seed, self.inode, self._extents, pgoff)
 
     def _child(self, index: DiskDirPage, i: int) -> tuple[Pgoff, DiskDirPage]:

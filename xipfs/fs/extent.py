@@ -9,7 +9,7 @@ Invariants:
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -65,6 +65,7 @@ class ExtentMap:
         "_ends",
         "_first",
         "_inode",
+        "_nodes",
         "_nvram",
         "_seed",
         "_starts",
@@ -76,15 +77,20 @@ class ExtentMap:
         self._seed = seed
         self._inode = inode
         self._first = self._end = 0  # the window of the leaf in memory: empty
+        self._nodes: list[Block] = []  # the way to it
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._blocks: list[int] = []
         self._unwritten: list[tuple[int, int, int, int]] = []
 
-    def renew(self, inode: DiskInode) -> None:
-        """Go on with *inode*, the same file after a change."""
-        self._inode = inode
-        self._first = self._end = 0
+    def renew(self, inode: DiskInode, changed: Container[int]) -> None:
+        """Go on with *inode*, the same file after a transaction that *changed* these blocks.
+
+        Most change no extents, and the leaf stays in memory.
+        """
+        before, self._inode = self._inode, inode
+        if inode.payload != before.payload or any(block in changed for block in self._nodes):
+            self._first = self._end = 0
 
     def find_block(self, pgoff: Pgoff) -> Block | None:
         """Return the image page of file page *pgoff*, None for a hole. Raises: FormatError."""
@@ -176,6 +182,7 @@ class ExtentMap:
         entries, first, end = self._inode.extents, 0, _PGOFF_END
         depth = self._inode.extent_depth
         _check_depth(self._inode)
+        nodes = []
         while depth:
             _check_index(self._inode, entries)
             i = max(int(np.searchsorted(entries["pgoff"], pgoff, side="right")) - 1, 0)
@@ -183,9 +190,8 @@ class ExtentMap:
             if i + 1 < len(entries):
                 end = min(end, int(entries["pgoff"][i + 1]))
             depth -= 1
-            entries = load_node(
-                self._nvram, self._seed, self._inode, Block(int(entries["block"][i])), depth
-            )
+            nodes.append(Block(int(entries["block"][i])))
+            entries = load_node(self._nvram, self._seed, self._inode, nodes[-1], depth)
         rows = entries.tolist()
         _check_extents(self._inode, rows, self._nvram.size_bytes >> PAGE_SHIFT)
         written = [row for row in rows if not row[3] & _UNWRITTEN]
@@ -194,6 +200,7 @@ class ExtentMap:
         self._ends = [row[0] + row[2] for row in written]
         self._blocks = [row[1] for row in written]
         self._first, self._end = first, end
+        self._nodes = nodes
 
 
 def load_node(

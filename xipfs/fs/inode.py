@@ -5,6 +5,7 @@ FORGET) or while some of its pages are in RAM; `SuperBlock.drop_unused` takes it
 """
 
 import stat
+from collections.abc import Container
 
 from xipfs.fs.extent import ExtentMap
 from xipfs.mm.address_space import AddressSpace, AddressSpaceOperations
@@ -43,11 +44,14 @@ class Inode:
         self.times_dirty = False
         self.dentry: tuple[Ino, bytes] | None = None
 
-    def renew(self, disk: DiskInode) -> None:
-        """Take over what a transaction has made of the record. The mapping's size is mm's."""
+    def renew(self, disk: DiskInode, changed: Container[int]) -> None:
+        """Take over what a transaction that *changed* these blocks has made of the record.
+
+        The mapping's size is mm's.
+        """
         self.disk = disk
         self.times_dirty = False
-        self.extents.renew(disk)
+        self.extents.renew(disk, changed)
 
     @property
     def ino(self) -> Ino:

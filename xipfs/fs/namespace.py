@@ -4,9 +4,9 @@
     orphan = unlink(sb, directory, b"hosts", now_ns)
     orphan = rename(sb, directory, b"a", other, b"b", RENAME_NOREPLACE, now_ns)
 
-What loses its last name becomes an orphan. If nobody knows it (it is not in memory), it is freed
-before the call returns; else the call returns it, and whoever takes the last use from it (its
-lookups, maps and pages in RAM) calls `orphans.release_orphan`.
+What loses its last name is freed at once if nobody knows it (it is not in memory). Else it becomes
+an orphan and the call returns it: whoever takes the last use from it (its lookups, maps and pages
+in RAM) calls `orphans.release_orphan`.
 
 Who may do what is the kernel's to check (`default_permissions`), but for immutable and append-only
 files and directories, which it does not know of.
@@ -36,7 +36,7 @@ from xipfs.fs.dirwriter import insert_entry, make_directory, remove_entry, repla
 from xipfs.fs.extentwriter import insert_extent
 from xipfs.fs.inode import Inode
 from xipfs.fs.namei import PATH_MAX
-from xipfs.fs.orphans import release_orphan
+from xipfs.fs.orphans import drop_inode, release_orphan
 from xipfs.fs.posix_acl import XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT, inherited_acl
 from xipfs.fs.superblock import SuperBlock
 from xipfs.ondisk.dentry import NAME_SIZE_BYTES_MAX
@@ -358,21 +358,30 @@ def _add_link(tx: "Transaction", ino: Ino) -> None:
 
 
 def _drop_link(tx: "Transaction", ino: Ino) -> None:
-    """Count a name less; without one it is an orphan."""
+    """Count a name less; without one it ends."""
     inode = tx.inode(ino)
     if not inode.nlink:
         raise FormatError(f"inode {ino}: named, but without links: run xipfs fsck")
-    tx.put_inode(inode._replace(nlink=inode.nlink - 1, ctime_ns=tx.now_ns))
-    # It may be one already: a file in the course of being cut.
-    if inode.nlink == 1 and not inode.flags & InodeFlags.ORPHAN:
-        tx.add_orphan(ino)
+    inode = inode._replace(nlink=inode.nlink - 1, ctime_ns=tx.now_ns)
+    tx.put_inode(inode)
+    if not inode.nlink:
+        _end(tx, inode)
 
 
 def _drop_dir(tx: "Transaction", ino: Ino, parent_ino: Ino) -> None:
-    """Make an orphan of an empty directory, and count it off its parent."""
-    tx.put_inode(tx.inode(ino)._replace(nlink=0, ctime_ns=tx.now_ns))
-    tx.add_orphan(ino)
+    """End an empty directory, and count it off its parent."""
+    inode = tx.inode(ino)._replace(nlink=0, ctime_ns=tx.now_ns)
+    tx.put_inode(inode)
+    _end(tx, inode)
     _drop_parent_link(tx, parent_ino)
+
+
+def _end(tx: "Transaction", inode: DiskInode) -> None:
+    """Free what has no name any more, or leave an orphan, to somebody who uses it or for later."""
+    if tx.sb.find_inode(inode.ino) is None:
+        drop_inode(tx, inode)
+    elif not inode.flags & InodeFlags.ORPHAN:  # it may be one: a file in the course of being cut
+        tx.add_orphan(inode.ino)
 
 
 def _drop_parent_link(tx: "Transaction", ino: Ino) -> None:
@@ -438,10 +447,13 @@ def _check_not_below(tx: "Transaction", child: DiskInode, directory: Ino) -> Non
 
 
 def _settle(sb: SuperBlock, ino: Ino, place: tuple[Ino, bytes], now_ns: int) -> Inode | None:
-    """After *ino* lost the name *place*: free it if it can go; return it if it could else."""
+    """After *ino* lost the name *place*: return it if it is an orphan that somebody may use.
+
+    One that nobody knows, and that was too large to go within the transaction, goes now.
+    """
     inode = sb.find_inode(ino)
     if inode is None:
-        if not sb.load_inode(ino).nlink:
+        if ino in sb.orphan_before and not sb.load_inode(ino).nlink:
             release_orphan(sb, ino, now_ns)
         return None
     if inode.dentry == place:

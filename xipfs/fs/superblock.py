@@ -18,7 +18,7 @@ their end.
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 
 from xipfs.errors import (
     DeviceError,
@@ -195,7 +195,7 @@ class SuperBlock:
         state: DiskState,
         inodes: Mapping[Ino, DiskInode],
         orphan_before: Mapping[Ino, Ino | None],
-        blocks: Iterable[int],
+        blocks: Set[int],
     ) -> None:
         """Take over what a transaction has made of the image; for `Transaction` alone.
 
@@ -205,13 +205,13 @@ class SuperBlock:
         for ino, disk in inodes.items():
             if ino == INO_INODE_FILE:
                 self.inode_file_inode = disk
-                self.inode_file.renew(disk)
+                self.inode_file.renew(disk, blocks)
                 continue
             inode = self._inodes.get(ino)
             if inode is None:
                 continue
             if disk.mode:
-                inode.renew(disk)
+                inode.renew(disk, blocks)
             else:
                 del self._inodes[ino]
         for ino, before in orphan_before.items():

@@ -325,7 +325,7 @@ class Transaction:
             self.state,
             self._inodes,
             self._orphan_before,
-            [*self._pages, *self._new_pages],
+            self._pages.keys() | self._new_pages.keys(),
         )
 
     def _encoded_records(self) -> list[tuple[int, bytes]]:
