@@ -23,7 +23,18 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-FOLDERS = ["tidy", "unit", "conformance", "model", "fs", "fuzz", "cli", "mount", "programs"]
+FOLDERS = [
+    "tidy",
+    "unit",
+    "conformance",
+    "model",
+    "fs",
+    "fuzz",
+    "cli",
+    "mount",
+    "posix",
+    "programs",
+]
 TESTS = Path(__file__).parent
 
 # Nothing that depends on the clock or on luck: `--long` tries more, and again the same each time.

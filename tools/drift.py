@@ -34,7 +34,7 @@ STEP_PAGES = 4
 NR_WARM_UP_EPOCHS, NR_EPOCHS = 20, 100
 """In those that count, the window has moved to where it shares no page with its first place."""
 
-_OPTIONS = MountOptions(cache=CacheMode.NONE, ram_bytes=NR_FRAMES * PAGE_SIZE)
+_OPTIONS = MountOptions(ro=True, cache=CacheMode.NONE, ram_bytes=NR_FRAMES * PAGE_SIZE)
 _SEED = 1
 
 

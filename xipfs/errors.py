@@ -28,6 +28,7 @@ __all__ = [
     "NotDirError",
     "NotEmptyError",
     "NotPermittedError",
+    "NotSupportedError",
     "OutOfFramesError",
     "PolicyError",
     "RangeError",
@@ -183,6 +184,12 @@ class NotPermittedError(FsError):
     """Not allowed whoever asks."""
 
     errno = errno.EPERM
+
+
+class NotSupportedError(FsError):
+    """Something that this filesystem, or Linux, does not have."""
+
+    errno = errno.EOPNOTSUPP
 
 
 class RangeError(FsError):

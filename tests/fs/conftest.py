@@ -17,7 +17,7 @@ __all__ = ["made", "made_image", "made_tree"]
 @pytest.fixture
 def direct(made_image: Path) -> Iterator[DirectFiles]:
     """The image behind operations called directly; its books are balanced at the end."""
-    mount = Mount.open(made_image, MountOptions(ram_bytes=1 << 20))
+    mount = Mount.open(made_image, MountOptions(ro=True, ram_bytes=1 << 20))
     yield DirectFiles(mount)
     mount.mm.check_invariants()
     mount.machine.mem_map.check_invariants()
@@ -28,7 +28,7 @@ def direct(made_image: Path) -> Iterator[DirectFiles]:
 def live_files(made_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelFiles]:
     """The image through a real mount, one for all tests of a module."""
     mountpoint = tmp_path_factory.mktemp("live") / "mnt"
-    with mounted(made_image, mountpoint, "epoch=50") as live:
+    with mounted(made_image, mountpoint, "ro,epoch=50") as live:
         yield KernelFiles(live.path)
 
 

@@ -28,7 +28,11 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
     entry = Entry(b"file", 0o100644, 0, 0, 0, size_bytes=size_bytes, pieces=pieces)
     mkfs(tmp_path / "nvram.img", [entry], now_ns=0)
     options = MountOptions(
-        ram_bytes=NR_PAGES * PAGE_SIZE, policy="none", cache=CacheMode.NONE, cost=parse_cost("cxl")
+        ro=True,
+        ram_bytes=NR_PAGES * PAGE_SIZE,
+        policy="none",
+        cache=CacheMode.NONE,
+        cost=parse_cost("cxl"),
     )
     mount = Mount.open(tmp_path / "nvram.img", options)
     yield mount
@@ -104,7 +108,7 @@ def test_an_epoch_ends_with_its_load(mount: Mount):
 
 def test_a_mount_of_flash_counts_what_wears_it(tmp_path: Path, mount: Mount):
     """Nothing is written yet, but by who writes to the device."""
-    options = MountOptions(cost=parse_cost("nor"))
+    options = MountOptions(ro=True, cost=parse_cost("nor"))
     worn = Mount.open(mount.sb.nvram.path, options)
     assert (bill(worn)["wear_blocks"], bill(worn)["wear_block_size_bytes"]) == (0, 128 << 10)
     assert worn.sb.nvram.wear is worn.cost.wear

@@ -18,7 +18,7 @@ from xipfs.mm.migrate import promote_pages
 from xipfs.ondisk.superblock import StateFlags
 from xipfs.units import PAGE_SIZE
 
-OPTIONS = MountOptions(ram_bytes=8 * PAGE_SIZE)
+OPTIONS = MountOptions(ro=True, ram_bytes=8 * PAGE_SIZE)
 NAMES = [b"file-%02d" % i for i in range(40)]
 
 

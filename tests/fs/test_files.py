@@ -278,6 +278,6 @@ def direct_once(made_image: Path) -> Iterator[DirectFiles]:
     from xipfs.fuse.mount import Mount
     from xipfs.fuse.options import MountOptions
 
-    mount = Mount.open(made_image, MountOptions(ram_bytes=1 << 20))
+    mount = Mount.open(made_image, MountOptions(ro=True, ram_bytes=1 << 20))
     yield DirectFiles(mount)
     mount.close()

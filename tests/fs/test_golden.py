@@ -138,7 +138,7 @@ def describe_contents(mount: Mount, inode: Inode) -> dict[str, Any]:
 
 def test_the_image_holds_what_its_description_says(golden: tuple[Path, dict[str, Any]]):
     image, expected = golden
-    mount = Mount.open(image, MountOptions())
+    mount = Mount.open(image, MountOptions(ro=True))
     try:
         root = mount.dispatch(mount.operations.getattr, INO_ROOT)
         inodes = {"": root, **dict(walk(mount, root))}

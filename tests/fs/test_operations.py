@@ -67,7 +67,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mount(image: Path):
-    mount = Mount.open(image, MountOptions(ram_bytes=16 * PAGE_SIZE, policy="none"))
+    mount = Mount.open(image, MountOptions(ro=True, ram_bytes=16 * PAGE_SIZE, policy="none"))
     yield mount
     mount.mm.check_invariants()
     mount.machine.mem_map.check_invariants()
@@ -264,7 +264,7 @@ def test_accesses_are_logged_but_for_holes(tmp_path: Path):
     pieces = [(pgoff, page_bytes(pgoff)) for pgoff in (1, 2, 5, 9)]
     entry = Entry(b"sparse", 0o100644, 0, 0, 0, size_bytes=12 * PAGE_SIZE, pieces=pieces)
     mkfs(tmp_path / "sparse.img", [entry], now_ns=0)
-    mount = Mount.open(tmp_path / "sparse.img", MountOptions(ram_bytes=16 * PAGE_SIZE))
+    mount = Mount.open(tmp_path / "sparse.img", MountOptions(ro=True, ram_bytes=16 * PAGE_SIZE))
     inode, fh = open_file(mount, b"sparse")
     for first, count, expected in (
         (0, 12, [1, 2, 5, 9]),
@@ -508,7 +508,9 @@ def test_statistics_have_every_figure(mount: Mount):
 @pytest.mark.parametrize("arch", ["generic", "x86", "powerpc", "s390"])
 def test_every_architecture_serves_the_same_bytes(image: Path, arch: str):
     """With a pte special bit and without, with pages in RAM and without."""
-    mount = Mount.open(image, MountOptions(ram_bytes=16 * PAGE_SIZE, policy="none", arch=arch))
+    mount = Mount.open(
+        image, MountOptions(ro=True, ram_bytes=16 * PAGE_SIZE, policy="none", arch=arch)
+    )
     inode, fh = open_file(mount, b"file")
     expected = b"".join(map(page_bytes, range(NR_PAGES)))
     for _ in range(2):
@@ -524,7 +526,7 @@ def test_every_architecture_serves_the_same_bytes(image: Path, arch: str):
 
 def test_no_ram_at_all(image: Path):
     """ram=0: nothing can be promoted, everything is served."""
-    mount = Mount.open(image, MountOptions(ram_bytes=0))
+    mount = Mount.open(image, MountOptions(ro=True, ram_bytes=0))
     _, fh = open_file(mount, b"file")
     for _ in range(5):
         assert read_page(mount, fh, 3) == page_bytes(3)
@@ -542,7 +544,7 @@ def test_a_huge_sparse_file(tmp_path: Path):
     pieces = [(pgoff, page_bytes(i)) for i, pgoff in enumerate((0, middle, last))]
     entry = Entry(b"huge", 0o100644, 0, 0, 0, size_bytes=size_bytes, pieces=pieces)
     mkfs(tmp_path / "huge.img", [entry], now_ns=0)
-    mount = Mount.open(tmp_path / "huge.img", MountOptions(ram_bytes=16 * PAGE_SIZE))
+    mount = Mount.open(tmp_path / "huge.img", MountOptions(ro=True, ram_bytes=16 * PAGE_SIZE))
     inode, fh = open_file(mount, b"huge")
     assert inode.disk.size_bytes == size_bytes
     for i, pgoff in enumerate((0, middle, last)):

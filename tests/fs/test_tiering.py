@@ -55,7 +55,7 @@ class Machine:
     def __init__(self, image: Path, cache: CacheMode, **options) -> None:
         self.mount = Mount.open(
             image,
-            MountOptions(ram_bytes=NR_FRAMES * PAGE_SIZE, cache=cache, **options),
+            MountOptions(ro=True, ram_bytes=NR_FRAMES * PAGE_SIZE, cache=cache, **options),
         )
         self.files = DirectFiles(self.mount)
         self.opened = [self.files.open(b"file-%02d" % i) for i in range(NR_FILES)]

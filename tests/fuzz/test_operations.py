@@ -30,7 +30,7 @@ from xipfs.units import PAGE_SIZE
 
 pytestmark = pytest.mark.fuse
 
-OPTIONS = MountOptions(ram_bytes=8 * PAGE_SIZE, cache=CacheMode.NONE)
+OPTIONS = MountOptions(ro=True, ram_bytes=8 * PAGE_SIZE, cache=CacheMode.NONE)
 NR_INODES_MAX = 200
 
 EXPECTED = {

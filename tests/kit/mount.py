@@ -91,7 +91,7 @@ class LiveMount:
     def kill_hung(self) -> None:
         """Be the watchdog."""
         with self.log.open("a") as log:
-            log.write(f"killed by the watchdog of the tests after {TIMEOUT_S:.0f} s\n")
+            log.write("killed by the watchdog of the tests\n")
         self.process.kill()
 
     def complaints(self) -> list[str]:
@@ -132,12 +132,13 @@ def mounted(
     *,
     prelude: str = "",
     must_end_well: bool = True,
+    timeout_s: float = TIMEOUT_S,
 ) -> Iterator[LiveMount]:
     """Mount *image* at *path*, a directory that is made if it is missing, for the block.
 
     prelude: Python that the daemon runs before anything else, to break or to watch something.
     must_end_well: whether the end of the block is as the head of this module tells; else the
-    daemon is just killed.
+    daemon is just killed. timeout_s: how long the watchdog lets it live.
     """
     path.mkdir(exist_ok=True)
     log = path.with_name(path.name + ".log")
@@ -147,7 +148,7 @@ def mounted(
             arguments, cwd=None, output=output.fileno(), errors=output.fileno(), prelude=prelude
         )
     live = LiveMount(image, path, process, log)
-    watchdog = threading.Timer(TIMEOUT_S, live.kill_hung)
+    watchdog = threading.Timer(timeout_s, live.kill_hung)
     watchdog.daemon = True
     watchdog.start()
     try:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from nvram_images.userland import copy_libraries, make_tree
 
-__all__ = ["PROGRAMS", "Program", "make_programs_tree"]
+__all__ = ["PROGRAMS", "SOURCES", "Program", "make_programs_tree"]
 
 _TIMEOUT_S = 90
 
@@ -57,7 +57,7 @@ for mmap_size in (0, 1 << 30):
     db.close()
 """
 
-_SOURCES = {
+SOURCES = {
     "table.h": """
 #include <stdint.h>
 #include <stddef.h>
@@ -140,7 +140,7 @@ def make_programs_tree(tree: Path) -> None:
     _make_database(tree / "database.sqlite")
     sources = tree / "sources"
     sources.mkdir()
-    for name, text in _SOURCES.items():
+    for name, text in SOURCES.items():
         (sources / name).write_text(text)
     _copy_gcc(tree, sources)
 

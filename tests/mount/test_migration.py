@@ -85,7 +85,7 @@ def test_a_hot_loop_and_a_scan_beside_it(large_image: Path, tmp_path: Path, cach
     the machine is: in whatever time, each page is read at least once in each round.
     """
     options = f"cache={cache},epoch=100,ram={NR_HOT_PAGES * PAGE_SIZE * 5 // 4}"
-    with mounted(large_image, tmp_path / "mnt", options) as live:
+    with mounted(large_image, tmp_path / "mnt", f"ro,{options}") as live:
         for _ in range(10):
             for name in HOT:
                 read_whole(live, name)
@@ -123,7 +123,7 @@ def test_no_byte_is_wrong_while_pages_migrate(
         and not os.path.islink(os.fsencode(made_tree) + b"/" + path)
     ]
     expected = {path: digest(os.fsencode(made_tree) + b"/" + path) for path in files}
-    with mounted(made_image, tmp_path / "mnt", f"cache={cache},epoch=20,ram=1M,{churn}") as live:
+    with mounted(made_image, tmp_path / "mnt", f"ro,cache={cache},epoch=20,ram=1M,{churn}") as live:
         wrong: list[bytes] = []
         done = threading.Event()
         readers = [
@@ -181,7 +181,7 @@ def test_what_is_mapped_stays_right_while_it_moves(large_image: Path, tmp_path: 
     """A map of a file whose pages are dropped and migrated faults them in again."""
     expected = random_bytes(NR_FILE_PAGES * PAGE_SIZE, 0)
     with (
-        mounted(large_image, tmp_path / "mnt", f"epoch=20,ram=512K,{churn}") as live,
+        mounted(large_image, tmp_path / "mnt", f"ro,epoch=20,ram=512K,{churn}") as live,
         (live.path / "file-00").open("rb") as file,
         mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped,
     ):
@@ -192,7 +192,7 @@ def test_what_is_mapped_stays_right_while_it_moves(large_image: Path, tmp_path: 
 
 def test_when_the_hot_set_moves_ram_follows(large_image: Path, tmp_path: Path):
     """What was hot makes room for what is, and is as right from NVRAM as it was from RAM."""
-    with mounted(large_image, tmp_path / "mnt", "cache=none,epoch=20,ram=1M") as live:
+    with mounted(large_image, tmp_path / "mnt", "ro,cache=none,epoch=20,ram=1M") as live:
         while live.tiers("file-00")["ram"] < 200:
             read_whole(live, b"file-00")
             live.wait_epochs(1)
@@ -242,7 +242,7 @@ def reads_of(live: LiveMount, fd: int, page: int) -> int:
 def test_promoted_pages_are_pushed(large_image: Path, tmp_path: Path):
     """Nobody read them, and yet the kernel has them: no request comes for any."""
     options = "cache=full,epoch=20,policy=none,promoted=push"
-    with mounted(large_image, tmp_path / "mnt", options) as live:
+    with mounted(large_image, tmp_path / "mnt", f"ro,{options}") as live:
         fd = os.open(live.path / "file-00", os.O_RDONLY)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         promote_file(live, tmp_path, fd)
@@ -257,7 +257,7 @@ def test_promoted_pages_are_pushed(large_image: Path, tmp_path: Path):
 def test_promoted_pages_are_dropped(large_image: Path, tmp_path: Path):
     """The kernel had them all; their next use is seen again, under cache=full too."""
     options = "cache=full,epoch=20,policy=none,promoted=drop"
-    with mounted(large_image, tmp_path / "mnt", options) as live:
+    with mounted(large_image, tmp_path / "mnt", f"ro,{options}") as live:
         fd = os.open(live.path / "file-00", os.O_RDONLY)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         os.pread(fd, NR_FILE_PAGES * PAGE_SIZE, 0)
@@ -277,7 +277,7 @@ def test_an_end_amid_readers(made_tree: Path, made_image: Path, tmp_path: Path, 
     """
     files = [b"sizes/1048577", b"sizes/5000001", b"sparse/torn", b"sizes/100000"]
     expected = {path: digest(os.fsencode(made_tree) + b"/" + path) for path in files}
-    with mounted(made_image, tmp_path / "mnt", f"cache={cache},epoch=10,ram=1M") as live:
+    with mounted(made_image, tmp_path / "mnt", f"ro,cache={cache},epoch=10,ram=1M") as live:
         ended: list[OSError] = []
 
         def read_to_the_end(start: int) -> None:

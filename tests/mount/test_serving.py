@@ -47,7 +47,7 @@ def rsync(source: Path, target: Path) -> str:
 @pytest.mark.root
 @every_cache
 def test_rsync_finds_nothing(made_tree: Path, made_image: Path, tmp_path: Path, cache: str):
-    with mounted(made_image, tmp_path / "mnt", f"cache={cache},epoch=20,ram=1M") as live:
+    with mounted(made_image, tmp_path / "mnt", f"ro,cache={cache},epoch=20,ram=1M") as live:
         assert rsync(made_tree, live.path) == ""
         assert rsync(live.path, made_tree) == ""
 
@@ -76,7 +76,7 @@ def test_rsync_would_find_something(tmp_path: Path):
 @every_cache
 def test_programs_run(made_image: Path, tmp_path: Path, cache: str):
     """A dynamic binary, one that reads, and a #! script, twice."""
-    with mounted(made_image, tmp_path / "mnt", f"cache={cache},epoch=20,ram=1M") as live:
+    with mounted(made_image, tmp_path / "mnt", f"ro,cache={cache},epoch=20,ram=1M") as live:
         programs = live.path / "bin"
         for _ in range(2):
             assert run(programs / "true").returncode == 0
@@ -88,7 +88,7 @@ def test_programs_run(made_image: Path, tmp_path: Path, cache: str):
 
 def test_noexec(made_image: Path, tmp_path: Path):
     with (
-        mounted(made_image, tmp_path / "mnt", "noexec") as live,
+        mounted(made_image, tmp_path / "mnt", "ro,noexec") as live,
         pytest.raises(PermissionError),
     ):
         run(live.path / "bin" / "true")
@@ -118,7 +118,7 @@ with open(sys.argv[1], "rb") as file:
 def test_maps(made_tree: Path, made_image: Path, tmp_path: Path, cache: str, kind: str):
     """MAP_SHARED of a direct-I/O file is refused by the kernel, and only that."""
     expected = (made_tree / "sizes" / "1048577").read_bytes()
-    with mounted(made_image, tmp_path / "mnt", f"cache={cache},ram=1M,epoch=20") as live:
+    with mounted(made_image, tmp_path / "mnt", f"ro,cache={cache},ram=1M,epoch=20") as live:
         path = live.path / "sizes" / "1048577"
         done = python("-c", MAP, path, kind, text=False, errors=None)
         if (cache, kind) == ("none", "shared"):
@@ -224,7 +224,7 @@ def test_flush_is_asked_once(counting: Requests, mnt: Path):
 
 def test_a_listing_brings_the_attributes(made_image: Path, tmp_path: Path):
     """READDIRPLUS: looking at what was listed costs nothing."""
-    with mounted(made_image, tmp_path / "mnt", prelude=COUNT) as live:
+    with mounted(made_image, tmp_path / "mnt", "ro", prelude=COUNT) as live:
         requests = Requests(live)
         many = live.path / "many"
         with os.scandir(many) as listing:
@@ -243,7 +243,7 @@ def test_pages_are_remembered_or_not(made_image: Path, tmp_path: Path):
     nr_pages = 3
     for cache, nr_seen in (("full", nr_pages), ("sampled", nr_pages), ("none", 3 * nr_pages)):
         options = f"cache={cache},epoch=3600000"
-        with mounted(made_image, tmp_path / cache, options) as live:
+        with mounted(made_image, tmp_path / cache, f"ro,{options}") as live:
             with (live.path / "sizes" / "12288").open("rb", buffering=0) as file:
                 for _ in range(3):
                     file.seek(0)
@@ -253,7 +253,7 @@ def test_pages_are_remembered_or_not(made_image: Path, tmp_path: Path):
 
 def test_sampling_makes_readings_seen_again(made_image: Path, tmp_path: Path):
     """Each epoch drops what is cached, so that the next reading is a request again."""
-    with mounted(made_image, tmp_path / "mnt", "epoch=50") as live:
+    with mounted(made_image, tmp_path / "mnt", "ro,epoch=50") as live:
         path = live.path / "sizes" / "12288"
         for nr_seen in (3, 6, 9):
             while live.vmstat("xip_access") < nr_seen:
@@ -377,7 +377,7 @@ def open_folder():
 )
 def test_other_users(owned_image: Path, open_folder: Path, options: str, found: list[str]):
     """Refused altogether, or let in as far as modes, owners and ACLs say."""
-    with mounted(owned_image, open_folder / "mnt", options) as live:
+    with mounted(owned_image, open_folder / "mnt", f"ro,{options}") as live:
         done = run(
             sys.executable,
             "-c",
@@ -405,7 +405,7 @@ def test_stat_shows_the_mount(image: Path, mnt: Path):
 
 def test_hints_locks_and_sendfile(made_image: Path, tmp_path: Path):
     """What programs do with files beside reading them."""
-    with mounted(made_image, tmp_path / "mnt") as live:
+    with mounted(made_image, tmp_path / "mnt", "ro") as live:
         path = live.path / "sizes" / "100000"
         with path.open("rb") as file:
             fd = file.fileno()
@@ -424,7 +424,7 @@ def test_hints_locks_and_sendfile(made_image: Path, tmp_path: Path):
 def test_direct_io(made_tree: Path, made_image: Path, tmp_path: Path):
     """O_DIRECT, into memory of whole pages, in any `cache=`."""
     data = (made_tree / "sizes" / "1048577").read_bytes()
-    with mounted(made_image, tmp_path / "mnt") as live, mmap.mmap(-1, 1 << 20) as buffer:
+    with mounted(made_image, tmp_path / "mnt", "ro") as live, mmap.mmap(-1, 1 << 20) as buffer:
         fd = os.open(live.path / "sizes" / "1048577", os.O_RDONLY | os.O_DIRECT)
         for offset in (0, PAGE_SIZE, 512 * 7, 1 << 20):
             nr_read = os.preadv(fd, [buffer], offset)

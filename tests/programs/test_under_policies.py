@@ -103,7 +103,7 @@ def check_program(
     expected = world.programs[program]
     ram_bytes = expected.nr_pages * percent // 100 * PAGE_SIZE
     options = f"{mode},policy={swift(policy)},ram={ram_bytes}"
-    with mounted(world.image, tmp_path / "mnt", options) as live:
+    with mounted(world.image, tmp_path / "mnt", f"ro,{options}") as live:
         for run in range(NR_RUNS_MAX):
             assert PROGRAMS[program].run(live.path) == expected.output
             facts = live.stat()
@@ -127,7 +127,7 @@ def test_all_at_once_while_policies_take_turns(world: World, tmp_path: Path):
             if PROGRAMS[name].run(live.path) != world.programs[name].output:
                 wrong.append(name)
 
-    with mounted(world.image, tmp_path / "mnt", options) as live:
+    with mounted(world.image, tmp_path / "mnt", f"ro,{options}") as live:
         runners = [threading.Thread(target=run_over_and_over, args=(name,)) for name in PROGRAMS]
         for runner in runners:
             runner.start()

@@ -56,8 +56,7 @@ def mount_helper(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         words = ",".join(arguments.options).split(",")
-        if "rw" in words:  # by mount(8) itself, wherever nobody said ro
-            _say(f"{arguments.image}: mounting read-only, as this version always does")
+        # mount(8) says rw wherever nobody said ro.
         options = parse_options(",".join(word for word in words if word != "rw"))
         if not arguments.fake:
             start(

@@ -18,7 +18,9 @@ import pyfuse3
 
 from xipfs.errors import DeviceError, FormatError, NoEntryError, XipfsError
 from xipfs.fs.inode import Inode
+from xipfs.fs.namespace import Owner
 from xipfs.fuse.mount import Mount
+from xipfs.fuse.operations import Changes
 from xipfs.fuse.options import CacheMode
 from xipfs.ondisk.dentry import NAME_SIZE_BYTES_MAX
 from xipfs.ondisk.superblock import Compat
@@ -33,7 +35,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 TIMEOUT_S = 86400.0
-"""How long the kernel may keep names and attributes: they do not change while mounted read-only."""
+"""How long the kernel may keep names and attributes: all that changes does so by its requests, and
+it asks again for what a request may have changed beside its reply."""
 
 _SECTORS_PER_PAGE = PAGE_SIZE // 512
 _NR_PAGES_MAX = 1 << 52
@@ -70,6 +73,7 @@ class Adapter(pyfuse3.Operations):
         self._read = cast("Callable[[int, int, int], list[Run]]", mount.operations.read)
         self._read_bytes = cast("Callable[[list[Run]], bytes]", mount.read_bytes)
         self._direct_io = mount.options.cache is CacheMode.NONE
+        mount.operations.direct_io = self._direct_io
         # The kernel asks for ACLs of every inode on the way if this is on.
         self.enable_acl = bool(mount.sb.disk.compat & Compat.ACL)
 
@@ -107,6 +111,113 @@ class Adapter(pyfuse3.Operations):
         return pyfuse3.FileNameT(self._dispatch(self._operations.readlink, Ino(inode)))
 
     @_errors_to_errno
+    async def mknod(
+        self,
+        parent_inode: pyfuse3.InodeT,
+        name: pyfuse3.FileNameT,
+        mode: pyfuse3.ModeT,
+        rdev: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Make a file, fifo, socket or device; the umask is applied already."""
+        return _entry(
+            self._dispatch(self._operations.mknod, Ino(parent_inode), name, mode, _owner(ctx), rdev)
+        )
+
+    @_errors_to_errno
+    async def mkdir(
+        self,
+        parent_inode: pyfuse3.InodeT,
+        name: pyfuse3.FileNameT,
+        mode: pyfuse3.ModeT,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Make a directory."""
+        return _entry(
+            self._dispatch(self._operations.mkdir, Ino(parent_inode), name, mode, _owner(ctx))
+        )
+
+    @_errors_to_errno
+    async def symlink(
+        self,
+        parent_inode: pyfuse3.InodeT,
+        name: pyfuse3.FileNameT,
+        target: pyfuse3.FileNameT,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Make a symbolic link."""
+        return _entry(
+            self._dispatch(self._operations.symlink, Ino(parent_inode), name, target, _owner(ctx))
+        )
+
+    @_errors_to_errno
+    async def link(
+        self,
+        inode: pyfuse3.InodeT,
+        new_parent_inode: pyfuse3.InodeT,
+        new_name: pyfuse3.FileNameT,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Give a file another name."""
+        return _entry(
+            self._dispatch(self._operations.link, Ino(inode), Ino(new_parent_inode), new_name)
+        )
+
+    @_errors_to_errno
+    async def unlink(
+        self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """Remove a name."""
+        self._dispatch(self._operations.unlink, Ino(parent_inode), name)
+
+    @_errors_to_errno
+    async def rmdir(
+        self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """Remove an empty directory."""
+        self._dispatch(self._operations.rmdir, Ino(parent_inode), name)
+
+    @_errors_to_errno
+    async def rename(
+        self,
+        parent_inode_old: pyfuse3.InodeT,
+        name_old: pyfuse3.FileNameT,
+        parent_inode_new: pyfuse3.InodeT,
+        name_new: pyfuse3.FileNameT,
+        flags: pyfuse3.FlagT,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        """Give something another name."""
+        self._dispatch(
+            self._operations.rename,
+            Ino(parent_inode_old),
+            name_old,
+            Ino(parent_inode_new),
+            name_new,
+            flags,
+        )
+
+    @_errors_to_errno
+    async def setattr(
+        self,
+        inode: pyfuse3.InodeT,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: pyfuse3.FileHandleT | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Change attributes, the size among them."""
+        changes = Changes(
+            size_bytes=attr.st_size if fields.update_size else None,
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return _entry(self._dispatch(self._operations.setattr, Ino(inode), changes))
+
+    @_errors_to_errno
     async def opendir(
         self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileHandleT:
@@ -134,7 +245,25 @@ class Adapter(pyfuse3.Operations):
         self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:
         """Open a file, cached by the kernel or not as `cache=` says."""
-        fh = self._dispatch(self._operations.open, Ino(inode), flags, ctx.pid)
+        fh = self._dispatch(self._operations.open, Ino(inode), flags, ctx.pid, ctx.uid)
+        return self._file_info(fh)
+
+    @_errors_to_errno
+    async def create(
+        self,
+        parent_inode: pyfuse3.InodeT,
+        name: pyfuse3.FileNameT,
+        mode: pyfuse3.ModeT,
+        flags: pyfuse3.FlagT,
+        ctx: pyfuse3.RequestContext,
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        """Make a file and open it."""
+        fh, inode = self._dispatch(
+            self._operations.create, Ino(parent_inode), name, mode, flags, _owner(ctx), ctx.pid
+        )
+        return self._file_info(fh), _entry(inode)
+
+    def _file_info(self, fh: Fh) -> pyfuse3.FileInfo:
         return pyfuse3.FileInfo(
             fh=pyfuse3.FileHandleT(fh), direct_io=self._direct_io, keep_cache=True
         )
@@ -146,6 +275,21 @@ class Adapter(pyfuse3.Operations):
             return self._read_bytes(runs)
         except Exception as exc:
             raise fuse_error(exc) from None
+
+    @_errors_to_errno
+    async def write(self, fh: pyfuse3.FileHandleT, off: int, buf: bytes) -> int:
+        """Write; the kernel sends what was written by write(2) at once, and dirty maps later."""
+        return self._dispatch(self._operations.write, Fh(fh), off, buf)
+
+    @_errors_to_errno
+    async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
+        """Make what was written durable."""
+        self._dispatch(self._operations.fsync, Fh(fh), datasync)
+
+    @_errors_to_errno
+    async def fsyncdir(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
+        """Make the changes of a directory durable."""
+        self._dispatch(self._operations.fsync, Fh(fh), datasync)
 
     async def flush(self, fh: pyfuse3.FileHandleT) -> None:
         """Refuse once, so that the kernel never asks again: close(2) then costs no round trip."""
@@ -163,7 +307,8 @@ class Adapter(pyfuse3.Operations):
         reply = pyfuse3.StatvfsData()
         reply.f_bsize = reply.f_frsize = PAGE_SIZE
         reply.f_blocks = facts.nr_pages
-        reply.f_bfree = reply.f_bavail = facts.nr_free_pages
+        reply.f_bfree = facts.nr_free_pages
+        reply.f_bavail = facts.nr_available_pages
         reply.f_files = facts.nr_inodes + facts.nr_free_inodes
         reply.f_ffree = reply.f_favail = facts.nr_free_inodes
         reply.f_namemax = NAME_SIZE_BYTES_MAX
@@ -177,12 +322,34 @@ class Adapter(pyfuse3.Operations):
         return self._dispatch(self._operations.getxattr, Ino(inode), name)
 
     @_errors_to_errno
+    async def setxattr(
+        self,
+        inode: pyfuse3.InodeT,
+        name: pyfuse3.XAttrNameT,
+        value: bytes,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        """Set an extended attribute; pyfuse3 has seen to XATTR_CREATE and XATTR_REPLACE."""
+        self._dispatch(self._operations.setxattr, Ino(inode), name, value)
+
+    @_errors_to_errno
+    async def removexattr(
+        self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """Remove an extended attribute."""
+        self._dispatch(self._operations.removexattr, Ino(inode), name)
+
+    @_errors_to_errno
     async def listxattr(
         self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
     ) -> Sequence[pyfuse3.XAttrNameT]:
         """Return the names of the extended attributes."""
         names = self._dispatch(self._operations.listxattr, Ino(inode))
         return [pyfuse3.XAttrNameT(name) for name in names]
+
+
+def _owner(ctx: pyfuse3.RequestContext) -> Owner:
+    return Owner(ctx.uid, ctx.gid)
 
 
 def fuse_error(exc: Exception) -> pyfuse3.FUSEError:

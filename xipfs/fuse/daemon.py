@@ -50,6 +50,8 @@ def start(
     _check_fuse(options)
     mountpoint = check_mountpoint(mountpoint, image, say)
     mount = Mount.open(image, options)
+    if mount.options.ro and not options.ro:
+        say(f"{image}: cannot be written, mounting read-only")
     _configure_log(log_file, in_front=foreground)
     if foreground:
         _serve(mount, mountpoint, lambda: None)
@@ -120,7 +122,10 @@ def _check_fuse(options: MountOptions) -> None:
 def _serve(mount: Mount, mountpoint: Path, mounted: Callable[[], None]) -> None:
     from xipfs.fuse.server import serve
 
-    serve(mount, mountpoint, mounted)
+    try:
+        serve(mount, mountpoint, mounted)
+    finally:
+        mount.close()
 
 
 def _daemon(mount: Mount, mountpoint: Path, write_end: int) -> NoReturn:

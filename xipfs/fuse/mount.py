@@ -13,21 +13,24 @@ never waits, and never calls into the kernel's side of FUSE.
 
 import contextlib
 import itertools
+import logging
 import os
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
 import numpy as np
 
-from xipfs.errors import FormatError, MountError, StaleError, XipfsError
+from xipfs.errors import FormatError, MountError, ReadOnlyFsError, StaleError, XipfsError
+from xipfs.fs.file import sync_all, sync_file
 from xipfs.fs.superblock import SuperBlock
 from xipfs.fuse.notifier import StoreRange
 from xipfs.fuse.operations import Operations
-from xipfs.fuse.options import CacheMode, MountOptions, Promoted
+from xipfs.fuse.options import CacheMode, MountOptions, Promoted, Sync
 from xipfs.fuse.view import RegionMap, region_map
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.arch import get_arch
@@ -36,7 +39,7 @@ from xipfs.mm.vma import Mm
 from xipfs.ondisk.inode import INO_ROOT
 from xipfs.phys.cost import CostAccount
 from xipfs.phys.physmem import Run
-from xipfs.policy.contract import PageIds, Policy, no_pages, page_id_parts
+from xipfs.policy.contract import PageIds, Policy, no_pages, page_id, page_id_parts
 from xipfs.policy.pageset import page_set
 from xipfs.policy.profile import read_profile
 from xipfs.policy.registry import load_policy
@@ -49,6 +52,8 @@ from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino
 
 __all__ = ["Mount"]
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -59,9 +64,15 @@ NR_RAM_FRAMES_MAX = 1 << 28
 
 
 class Mount:
-    """An image being served. Make one with `open`."""
+    """An image being served. Make one with `open`.
+
+    options.ro: whether it is read-only, by wish or by need.
+    """
 
     def __init__(self, sb: SuperBlock, options: MountOptions) -> None:
+        if options.promoted is Promoted.PUSH and not options.ro:
+            # A page could be pushed over what a program has written to it meanwhile.
+            raise MountError("promoted=push: for read-only mounts alone: add ro")
         nr_tier_frames = options.ram_bytes // PAGE_SIZE
         if nr_tier_frames > NR_RAM_FRAMES_MAX:
             raise MountError(f"ram={options.ram_bytes}: at most {NR_RAM_FRAMES_MAX * PAGE_SIZE}")
@@ -82,6 +93,7 @@ class Mount:
         self.mm = Mm(self.machine)
         self.log = AccessLog()
         self.operations = Operations(sb, self.mm, self.log)
+        self.operations.pages_gone = self._unpin
         self.mover = Mover(self.machine, self._find_mapping, self._mapping_emptied)
         self._sampler = _sampler(options)
         self.tiering = TieringDaemon(
@@ -94,6 +106,7 @@ class Mount:
             budget=Budget(options.budget_pages, options.rate_bytes_per_s, time.monotonic_ns()),
             epoch_ns=options.epoch_ms * 1_000_000,
             tier_facts=self.cost.tier_facts,
+            files_change=sb.writable,
         )
         self.policy_changed: Callable[[], object] = lambda: None
         """Called when another policy takes over; the server sets it."""
@@ -109,8 +122,9 @@ class Mount:
         Raises: what SuperBlock.open raises; FormatError, DeviceError for an unusable root
                 directory; PolicyError; MountError.
         """
-        sb = SuperBlock.open(image)
+        sb = _open_image(image, options)
         try:
+            options = replace(options, ro=not sb.writable)
             if not stat.S_ISDIR(sb.load_inode(INO_ROOT).mode):
                 raise FormatError(f"inode {INO_ROOT}: the root is no directory")
             return cls(sb, options)
@@ -209,10 +223,37 @@ class Mount:
         """Return every figure of this mount, by stable names with units; takes the lock."""
         return self.dispatch(self._statistics)
 
+    def write_back(self) -> Iterator[None]:
+        """Write back what is dirty in RAM, file by file, with a pause where others may work."""
+        for inode in self.sb.inodes() if self.sb.writable else []:
+            if inode.mapping.i_pages or inode.times_dirty:
+                try:
+                    sync_file(self.sb, self.machine, inode)
+                except XipfsError as exc:
+                    _log.error("%s", exc)
+                yield
+
     def close(self) -> None:
-        """Give everything back."""
-        self.machine.close()
-        self.sb.close()
+        """Free what has no name, write back what is in RAM alone, and give everything back.
+
+        What fails is logged: the next mount finds what a crash would have left.
+        """
+        try:
+            if self.sb.writable:
+                self.operations.end_orphans()
+                sync_all(self.sb, self.machine)
+        except XipfsError as exc:
+            _log.error("%s", exc)
+        finally:
+            self.machine.close()
+            self.sb.close()
+
+    def _unpin(self, ino: Ino, first: int) -> None:
+        """Let go of pins on pages of a file from page *first* on, which are not in RAM any more."""
+        pinned = self.mover.pinned
+        gone = (pinned >= page_id(ino, first)) & (pinned < page_id(ino + 1, 0))
+        if gone.any():
+            self.mover.unpin(pinned[gone])
 
     def _statistics(self) -> dict[str, Any]:
         machine, options = self.machine, self.options
@@ -266,6 +307,20 @@ class Mount:
         inode = self.sb.find_inode(Ino(mapping.id))
         if inode is not None:
             self.sb.drop_unused(inode)
+
+
+def _open_image(image: str | os.PathLike[str], options: MountOptions) -> SuperBlock:
+    """Open *image* to write, or to read where that is the wish, or all that can be done."""
+    if options.ro:
+        return SuperBlock.open(image)
+    try:
+        sb = SuperBlock.open(image, writable=True, clock=time.time_ns)
+    except ReadOnlyFsError:
+        if options.rw:
+            raise
+        return SuperBlock.open(image)
+    sb.nvram.fence_syncs = options.sync is Sync.FULL
+    return sb
 
 
 def _sampler(options: MountOptions) -> CacheSampler | None:

@@ -11,7 +11,7 @@ from xipfs.phys.cost import COST_DEFAULT, CostModel, parse_cost
 from xipfs.policy.registry import POLICY_DEFAULT
 from xipfs.units import PAGE_SIZE, parse_size
 
-__all__ = ["OPTION_HELP", "CacheMode", "MountOptions", "Promoted", "parse_options"]
+__all__ = ["OPTION_HELP", "CacheMode", "MountOptions", "Promoted", "Sync", "parse_options"]
 
 
 class CacheMode(StrEnum):
@@ -19,6 +19,13 @@ class CacheMode(StrEnum):
 
     NONE = "none"
     SAMPLED = "sampled"
+    FULL = "full"
+
+
+class Sync(StrEnum):
+    """What a fence waits for, and so what survives: a killed daemon, or the host's end, too."""
+
+    DAEMON = "daemon"
     FULL = "full"
 
 
@@ -35,6 +42,8 @@ class MountOptions:
     """One mount's options; the defaults are those of the command line.
 
     events: under `sampled`, have the kernel tell of cached reads, where it can.
+    ro: read-only. rw: read-write, or not at all; with neither, read-only where the image cannot be
+        written. sync: what a fence waits for.
     ram_bytes: size of the RAM tier. prefetch: a profile whose pages come to RAM at mount.
     epoch_ms: time between two decisions of the policy.
     budget_pages: most pages moved in one epoch; rate_bytes_per_s: in one second.
@@ -42,7 +51,9 @@ class MountOptions:
         source.
     """
 
-    ro: bool = True
+    ro: bool = False
+    rw: bool = False
+    sync: Sync = Sync.DAEMON
     allow_other: bool = False
     suid: bool = False
     dev: bool = False
@@ -63,7 +74,9 @@ class MountOptions:
 
 
 OPTION_HELP = {
-    "ro": "read-only (the only mode yet)",
+    "ro": "read-only; several mounts can share an image so",
+    "rw": "read-write or not at all; without either, read-only where the image cannot be written",
+    "sync": "daemon (default): what is synced survives a killed daemon; full: the host, too",
     "allow_other": "let other users in",
     "suid": "honour setuid bits (root only; nosuid by default)",
     "dev": "honour device nodes (root only; nodev by default)",
@@ -86,7 +99,9 @@ OPTION_HELP = {
 # Passed by mount(8) and fstab, and without meaning here.
 _IGNORED = {"defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev"}
 _FLAGS: dict[str, dict[str, Any]] = {
-    "ro": {"ro": True},
+    "ro": {"ro": True, "rw": False},
+    "rw": {"rw": True, "ro": False},
+    "sync": {"sync": Sync.FULL},
     "allow_other": {"allow_other": True},
     "suid": {"suid": True},
     "nosuid": {"suid": False},
@@ -97,10 +112,10 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "inject": {"inject": True},
     "events": {"events": True},
     "noevents": {"events": False},
-    # What a read-only mount without access times does anyway.
+    # What a mount without access times, whose changes are never late, does anyway.
     "noatime": {},
     "relatime": {},
-    "sync": {},
+    "dirsync": {},
     "async": {},
 }
 _NR_DIGITS_MAX = 20
@@ -112,6 +127,13 @@ def _cache(text: str) -> CacheMode:
         return CacheMode(text)
     except ValueError:
         raise MountError(f"cache={text!r}: one of {', '.join(CacheMode)}") from None
+
+
+def _sync(text: str) -> Sync:
+    try:
+        return Sync(text)
+    except ValueError:
+        raise MountError(f"sync={text!r}: one of {', '.join(Sync)}") from None
 
 
 def _promoted(text: str) -> Promoted:
@@ -162,6 +184,7 @@ def _cost(text: str) -> CostModel:
 
 _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "cache": ("cache", _cache),
+    "sync": ("sync", _sync),
     "ram": ("ram_bytes", _ram_bytes),
     "policy": ("policy", str),
     "epoch": ("epoch_ms", _number("epoch", 10, 3_600_000)),
@@ -198,8 +221,6 @@ def parse_options(text: str, defaults: MountOptions | None = None) -> MountOptio
             raise MountError(f"option {name}: needs a value, {name}=...: {OPTION_HELP[name]}")
         elif name in _FLAGS:
             raise MountError(f"option {name}: takes no value")
-        elif name == "rw":
-            raise MountError("option rw: this version mounts read-only, leave it out")
         else:
             known = ", ".join([*OPTION_HELP, "nosuid", "nodev"])
             raise MountError(f"unknown option {option!r}: there are {known}")

@@ -4,6 +4,7 @@
     epoch task       every epoch_ms: sample; let the policy decide, in a thread, while requests are
                      served; migrate in slices with a checkpoint between; have the kernel drop
                      ranges, and take in or drop what was promoted
+    write-back task  every few seconds: dirty frames of the RAM tier, file by file
     signal task      SIGTERM, SIGINT, SIGHUP: end as if unmounted
     control task     xipfs stat and others
     notifier thread  see `notifier`
@@ -13,6 +14,7 @@ that requests are served; no task keeps anything of the core across one.
 """
 
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -49,6 +51,10 @@ WATCH_RATIO = 0.04
 """The part of the time in which the kernel tells of reads, which are a third slower then."""
 
 _WATCH_S_MIN = 0.01
+_WRITE_BACK_S = 5.0
+"""Linux's dirty_writeback_centisecs."""
+
+_SYNCFS_TIMEOUT_S = 20.0
 
 _SWITCH_INTERVAL_S = 0.0002
 """How long a request waits for a policy that computes: Python's own 5 ms are a hundred requests."""
@@ -103,7 +109,8 @@ async def _serve(mount: Mount, mountpoint: Path) -> None:
         await nursery.start(control.serve)
         nursery.start_soon(_run_epochs, mount, notifier, mountpoint)
         nursery.start_soon(_prefetch, mount)
-        nursery.start_soon(_end_on_signal, notifier)
+        nursery.start_soon(_write_back, mount)
+        nursery.start_soon(_end_on_signal, notifier, mountpoint)
         nursery.start_soon(raise_read_ahead, mountpoint)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
@@ -187,7 +194,19 @@ async def _run_epochs_with(
             _log.exception("a bug in xipfs: epoch %d ended early", tiering.nr_epochs)
 
 
-async def _end_on_signal(notifier: Notifier | None) -> None:
+async def _write_back(mount: Mount) -> None:
+    """Write dirty frames back, for as long as the mount lives."""
+    while True:
+        await trio.sleep(_WRITE_BACK_S)
+        try:
+            files = mount.dispatch(mount.write_back)
+            while mount.dispatch(next, files, files) is not files:
+                await trio.lowlevel.checkpoint()
+        except Exception:
+            _log.exception("a bug in xipfs: write-back ended early")
+
+
+async def _end_on_signal(notifier: Notifier | None, mountpoint: Path) -> None:
     with trio.open_signal_receiver(*_END_SIGNALS) as signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _END_SIGNALS)
         try:
@@ -198,9 +217,20 @@ async def _end_on_signal(notifier: Notifier | None) -> None:
                     # end while we still answer.
                     notifier.stop()
                     await trio.to_thread.run_sync(notifier.join, _NOTIFIER_TIMEOUT_S)
+                # What programs have stored to maps is in the kernel until somebody asks for it.
+                with trio.move_on_after(_SYNCFS_TIMEOUT_S):
+                    await trio.to_thread.run_sync(_syncfs, mountpoint, abandon_on_cancel=True)
                 pyfuse3.terminate()
         finally:
             signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
+
+
+def _syncfs(mountpoint: Path) -> None:
+    """Have the kernel send us all that is dirty on the mount; Python has no syncfs(2)."""
+    with contextlib.suppress(OSError):
+        fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+        ctypes.CDLL(None).syncfs(fd)
+        os.close(fd)
 
 
 def _fuse_options(mount: Mount) -> set[str]:

@@ -121,6 +121,7 @@ class TieringDaemon:
         budget: Budget,
         epoch_ns: int,
         tier_facts: Callable[[int], TierFacts] = lambda _: _NO_FACTS,
+        files_change: bool = False,
     ) -> None:
         self._mm = mm
         self._mover = mover
@@ -129,6 +130,7 @@ class TieringDaemon:
         self._budget = budget
         self._epoch_ns = epoch_ns
         self._tier_facts = tier_facts
+        self._files_change = files_change
         self._epoch_start_ns = log.clock()
         self.nr_epochs = 0
         self.nr_ranges_dropped = 0
@@ -302,6 +304,9 @@ class TieringDaemon:
             coming,
             refused,
         )
+        if self._files_change:
+            # They were there when the policy heard of them: their files were cut or removed since.
+            del refused["no such page"]
         exchange = plan.exchange[leaves[:nr_out] & comes[:nr_into]]
         demote, promote = plan.demote[leaves[nr_out:]], plan.promote[comes[nr_into:]]
         budget = tiers.budget_pages

@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xipfs.errors import MountError
-from xipfs.fuse.options import OPTION_HELP, CacheMode, MountOptions, Promoted, parse_options
+from xipfs.fuse.options import OPTION_HELP, CacheMode, MountOptions, Promoted, Sync, parse_options
 from xipfs.phys.cost import parse_cost
 from xipfs.policy.registry import POLICY_DEFAULT
 from xipfs.units import PAGE_SIZE
 
 DEFAULTS = MountOptions(
-    ro=True,
+    ro=False,
+    rw=False,
+    sync=Sync.DAEMON,
     allow_other=False,
     suid=False,
     dev=False,
@@ -30,7 +32,11 @@ DEFAULTS = MountOptions(
 )
 
 GOOD = {
-    "ro": {},
+    "ro": {"ro": True},
+    "rw": {"rw": True},
+    "sync": {"sync": Sync.FULL},
+    "sync=full": {"sync": Sync.FULL},
+    "sync=daemon": {},
     "allow_other": {"allow_other": True},
     "suid": {"suid": True},
     "dev": {"dev": True},
@@ -38,7 +44,7 @@ GOOD = {
     "nodev": {},
     "noexec": {"noexec": True},
     "noexec,exec": {},
-    "noatime,sync": {},
+    "noatime,async": {},
     "cache=none": {"cache": CacheMode.NONE},
     "cache=sampled": {},
     "cache=full": {"cache": CacheMode.FULL},
@@ -68,10 +74,10 @@ GOOD = {
     "noevents": {"events": False},
     "fsname=a thing": {"fsname": "a thing"},
     # From fstab and mount(8), without meaning here.
-    "defaults,auto,noauto,user,nouser,users,nofail,_netdev,exec,noatime,relatime": {},
+    "defaults,auto,noauto,user,nouser,users,nofail,_netdev,exec,noatime,relatime,dirsync": {},
     "x-systemd.automount,x-anything=3": {},
     "": {},
-    ",,ro,,": {},
+    ",,ro,,": {"ro": True},
 }
 
 
@@ -115,6 +121,8 @@ def test_all_together():
 @pytest.mark.parametrize(
     ("text", "changes"),
     [
+        ("ro,rw", {"rw": True}),
+        ("rw,ro", {"ro": True}),
         ("suid,nosuid", {}),
         ("nosuid,suid", {"suid": True}),
         ("dev,nodev,dev", {"dev": True}),
@@ -131,7 +139,7 @@ def test_every_option_has_its_help():
     reached: set[str] = set()
     for changes in GOOD.values():
         reached |= set(changes)
-    assert {field.name for field in fields(MountOptions)} - reached == {"ro"}
+    assert {field.name for field in fields(MountOptions)} - reached == set()
     tried = {option.partition("=")[0] for text in GOOD for option in text.split(",")}
     assert set(OPTION_HELP) <= tried
     assert all("\n" not in text for text in OPTION_HELP.values())
@@ -147,7 +155,7 @@ def test_a_missing_value(name, form):
 
 
 @pytest.mark.parametrize(
-    "name", ["ro", "allow_other", "suid", "nosuid", "dev", "nodev", "exec", "inject"]
+    "name", ["ro", "rw", "allow_other", "suid", "nosuid", "dev", "nodev", "exec", "inject"]
 )
 @pytest.mark.parametrize("form", ["{}=", "{}=1"])
 def test_a_value_too_many(name, form):
@@ -159,15 +167,12 @@ def test_a_value_too_many(name, form):
 )
 def test_an_unknown_option(text):
     message = refusal(text)
-    assert message.startswith(f"unknown option {text!r}: there are ro, allow_other, ")
+    assert message.startswith(f"unknown option {text!r}: there are ro, rw, sync, allow_other, ")
     assert all(name in message for name in OPTION_HELP)
 
 
-def test_writing_is_not_there_yet():
-    assert refusal("rw") == "option rw: this version mounts read-only, leave it out"
-
-
 BAD_VALUES = {
+    "sync=often": "sync='often': one of daemon, full",
     "cache=all": "cache='all': one of none, sampled, full",
     "cache=None": "cache='None': one of none, sampled, full",
     "ram=much": "ram: not a size: 'much' (use a number with K, M, G, T or P)",
