@@ -40,7 +40,7 @@ from xipfs.fs.orphans import cut_inode
 from xipfs.fs.transaction import Transaction
 from xipfs.mm.filemap_xip import xip_file_write_range, xip_hole_filled
 from xipfs.mm.machine import Machine
-from xipfs.mm.page_writeback import writeback_pages
+from xipfs.mm.page_writeback import find_dirty_pages, writeback_pages
 from xipfs.mm.truncate import truncate_setsize
 from xipfs.ondisk.inode import FILE_SIZE_BYTES_MAX, InodeFlags
 from xipfs.units import (
@@ -129,6 +129,7 @@ def truncate_file(
             rest = size_bytes & PAGE_MASK
             block = inode.extents.find_block(Pgoff(size_bytes >> PAGE_SHIFT)) if rest else None
             if block is not None:
+                sb.allocator.check_of_file(block, 1)
                 tx.store((block << PAGE_SHIFT) + rest, bytes(PAGE_SIZE - rest))
             done = cut_inode(tx, disk, end)
     truncate_setsize(machine, inode.mapping, size_bytes)
@@ -159,9 +160,9 @@ def sync_all(sb: "SuperBlock", machine: Machine) -> None:
 
 
 def _write_back(machine: Machine, inode: Inode) -> None:
-    mapping = inode.mapping
-    if mapping.i_pages:
-        statistics = writeback_pages(machine, mapping, list(mapping.i_pages))
+    dirty = find_dirty_pages(machine, inode.mapping)
+    if dirty:
+        statistics = writeback_pages(machine, inode.mapping, dirty)
         if statistics.nr_failed:
             raise DeviceError(
                 f"inode {inode.ino}: {statistics.nr_failed} pages could not be written back"
@@ -186,7 +187,12 @@ def _write(
     end = pos + len(data)
     first = pos >> PAGE_SHIFT
     found = inode.extents.pieces(Pgoff(first), bytes_to_pages(end) - first)
-    holes = [(start, nr_pages) for start, block, nr_pages in found if block is None]
+    holes = []
+    for start, place, nr_pages in found:
+        if place is None:
+            holes.append((start, nr_pages))
+        else:
+            sb.allocator.check_of_file(place, nr_pages)
     if not holes and end <= size_bytes:
         xip_file_write_range(machine, mapping, pos, data)
         sb.touch(inode, now_ns)
@@ -247,6 +253,7 @@ def _pages_for(
                 pieces.append((pgoff, new_block, nr_new_pages, False))
                 pgoff += nr_new_pages
         if nr_unwritten_pages:
+            tx.sb.allocator.check_of_file(block, nr_unwritten_pages)
             pieces.append((pgoff, block, nr_unwritten_pages, True))
             pgoff += nr_unwritten_pages
     return pieces

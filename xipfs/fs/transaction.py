@@ -260,7 +260,10 @@ class Transaction:
         return inode
 
     def free_inode(self, ino: Ino) -> None:
-        """Put an inode that has no pages any more into the free list; it leaves the orphan list."""
+        """Put an inode that has no pages any more into the free list; it leaves the orphan list.
+
+        Raises: FormatError where pages are left that were not found; DeviceError.
+        """
         inode = self.inode(ino)
         if inode.flags & InodeFlags.ORPHAN:
             inode = self.remove_orphan(ino)
