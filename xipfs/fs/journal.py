@@ -28,6 +28,7 @@ from xipfs.ondisk.journal import (
     JOURNAL_HEADER,
     JOURNAL_RECORD,
     NR_JOURNAL_HEADERS,
+    SEQUENCE_MAX,
     DiskJournalHeader,
     JournalRecordKind,
     decode_journal_header,
@@ -81,7 +82,11 @@ class Journal:
             )
         page = nvram.load(self._area_start, PAGE_SIZE)
         header, number = _newest_header(page, self._seed)
-        if header.sequence < 1 or header.head % 8 or header.head >= self._ring_size_bytes:
+        if (
+            not 1 <= header.sequence <= SEQUENCE_MAX
+            or header.head % 8
+            or header.head >= self._ring_size_bytes
+        ):
             raise FormatError(
                 f"the journal starts with sequence {header.sequence} at byte {header.head:#x} of "
                 f"{self._ring_size_bytes:#x}: run xipfs fsck"
