@@ -24,7 +24,7 @@ from typing import Any, TypeVar, TypeVarTuple
 import numpy as np
 
 from xipfs.errors import FormatError, MountError, StaleError, XipfsError
-from xipfs.fs.superblock import SuperBlock
+from xipfs.fs.superblock import SuperBlock, damage_line
 from xipfs.fuse.notifier import StoreRange
 from xipfs.fuse.operations import Operations
 from xipfs.fuse.options import CacheMode, MountOptions, Promoted
@@ -34,6 +34,7 @@ from xipfs.mm.arch import get_arch
 from xipfs.mm.machine import Machine
 from xipfs.mm.vma import Mm
 from xipfs.ondisk.inode import INO_ROOT
+from xipfs.ondisk.superblock import StateFlags
 from xipfs.phys.cost import CostAccount
 from xipfs.phys.physmem import Run
 from xipfs.policy.contract import PageIds, Policy, no_pages, page_id_parts
@@ -111,12 +112,14 @@ class Mount:
         """
         sb = SuperBlock.open(image)
         try:
+            if sb.state.flags & StateFlags.ERROR:
+                raise FormatError("found damaged earlier")
             if not stat.S_ISDIR(sb.load_inode(INO_ROOT).mode):
                 raise FormatError(f"inode {INO_ROOT}: the root is no directory")
             return cls(sb, options)
         except FormatError as exc:
             sb.close()
-            raise FormatError(f"{image}: {exc}") from exc
+            raise FormatError(damage_line(image, exc)) from exc
         except BaseException:
             sb.close()
             raise
