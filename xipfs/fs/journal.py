@@ -28,6 +28,7 @@ from xipfs.ondisk.journal import (
     JOURNAL_HEADER,
     JOURNAL_RECORD,
     NR_JOURNAL_HEADERS,
+    SEQUENCE_MAX,
     DiskJournalHeader,
     JournalRecordKind,
     decode_journal_header,
@@ -42,8 +43,6 @@ from xipfs.units import PAGE_SHIFT, PAGE_SIZE
 __all__ = ["Journal"]
 
 _CHUNK_BYTES = 1 << 20
-_SEQUENCE_MAX = (1 << 63) - 1
-"""Nobody lives to see more; each transaction adds one, each replay the ring's size in bytes."""
 _COMMIT_SIZE_BYTES = JOURNAL_RECORD.size_bytes
 
 
@@ -83,7 +82,7 @@ class Journal:
             )
         page = nvram.load(self._area_start, PAGE_SIZE)
         header, number = _newest_header(page, self._seed)
-        sane = 1 <= header.sequence <= _SEQUENCE_MAX and header.head < self._ring_size_bytes
+        sane = 1 <= header.sequence <= SEQUENCE_MAX and header.head < self._ring_size_bytes
         if not sane or header.head % 8:
             raise FormatError(
                 f"the journal starts with sequence {header.sequence} at byte {header.head:#x} of "

@@ -61,7 +61,10 @@ from xipfs.ondisk.xattr import NR_XATTR_PAGES_MAX, decode_xattrs
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Block, Ino, Pgoff, bytes_to_pages
 
-__all__ = ["SuperBlock", "read_superblock"]
+__all__ = ["SuperBlock", "damage_line", "read_superblock"]
+
+_REMEDIES = ("xipfs fsck", "newer xipfs", "copy the image again", "mount it", "no xipfs image")
+"""What an error says that knows better than to run fsck."""
 
 _MOUNT_COUNT_MASK = (1 << 64) - 1
 
@@ -140,7 +143,7 @@ class SuperBlock:
             return cls(nvram, disk, state)
         except FormatError as exc:
             nvram.close()
-            raise FormatError(_prefixed(nvram, exc)) from exc
+            raise FormatError(damage_line(path, exc)) from exc
         except BaseException:
             nvram.close()
             raise
@@ -153,7 +156,7 @@ class SuperBlock:
         disk, journal = _replay(nvram)
         state = _load_state(nvram, disk)
         if state.flags & StateFlags.ERROR:
-            raise FormatError(f"{nvram.path}: found damaged earlier: run xipfs fsck on it")
+            raise FormatError(f"{nvram.path}: found damaged earlier: run xipfs fsck {nvram.path}")
         _check_state(state, disk)
         sb = cls(nvram, disk, state)
         sb.clock = clock
@@ -456,6 +459,12 @@ def _is_clean(nvram: NvramDevice, disk: DiskSuperblock) -> bool:
         return False
 
 
-def _prefixed(nvram: NvramDevice, exc: Exception) -> str:
+def damage_line(path: str | os.PathLike[str], exc: FormatError) -> str:
+    """Return in one line which image it is, what is wrong with it, and what to do about that."""
     text = str(exc)
-    return text if text.startswith(str(nvram.path)) else f"{nvram.path}: {text}"
+    if not text.startswith(os.fspath(path)):
+        text = f"{os.fspath(path)}: {text}"
+    is_foreign = "this is no superblock" in text and "replica" not in text
+    if is_foreign or any(remedy in text for remedy in _REMEDIES):
+        return text
+    return f"{text}: run xipfs fsck {os.fspath(path)}"

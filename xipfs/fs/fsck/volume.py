@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xipfs.errors import FormatError
+from xipfs.fs.fsck.overlay import ReadableImage
 from xipfs.fs.fsck.report import Findings, Invariant
 from xipfs.fs.layout import layout_problems
 from xipfs.ondisk.inode import INO_FIRST, INO_MAX, INODE
@@ -14,6 +15,7 @@ from xipfs.ondisk.journal import (
     JOURNAL_HEADER,
     JOURNAL_RECORD,
     NR_JOURNAL_HEADERS,
+    SEQUENCE_MAX,
     DiskJournalHeader,
     JournalRecordKind,
 )
@@ -32,7 +34,6 @@ from xipfs.ondisk.superblock import (
     StateFlags,
     decode_state,
 )
-from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE
 
 __all__ = [
@@ -51,7 +52,9 @@ __all__ = [
 _CRC_CHUNK_BYTES = 1 << 20
 
 
-def check_superblock(nvram: NvramDevice, findings: Findings) -> tuple[DiskSuperblock, bytes] | None:
+def check_superblock(
+    nvram: ReadableImage, findings: Findings
+) -> tuple[DiskSuperblock, bytes] | None:
     """I1: return the superblock and its page, of the replica where page 0 is damaged.
 
     Returns None where both are. Raises: FormatError when nothing looks like an image; DeviceError.
@@ -79,7 +82,7 @@ def check_superblock(nvram: NvramDevice, findings: Findings) -> tuple[DiskSuperb
 
 
 def check_replica(
-    nvram: NvramDevice, disk: DiskSuperblock, superblock_page: bytes, findings: Findings
+    nvram: ReadableImage, disk: DiskSuperblock, superblock_page: bytes, findings: Findings
 ) -> None:
     """I2: the last page of the image is equal to the superblock."""
     block = disk.nr_pages - 1
@@ -114,7 +117,7 @@ def check_features(disk: DiskSuperblock, findings: Findings) -> bool:
     return not unknown
 
 
-def check_size(nvram: NvramDevice, disk: DiskSuperblock, findings: Findings) -> bool:
+def check_size(nvram: ReadableImage, disk: DiskSuperblock, findings: Findings) -> bool:
     """I4: return whether the file is as long as the image."""
     nr_file_pages = nvram.size_bytes >> PAGE_SHIFT
     if nr_file_pages >= disk.nr_pages:
@@ -135,7 +138,7 @@ def check_layout(disk: DiskSuperblock, findings: Findings) -> bool:
 
 
 def check_journal(
-    nvram: NvramDevice, disk: DiskSuperblock, findings: Findings, *, clean: bool
+    nvram: ReadableImage, disk: DiskSuperblock, findings: Findings, *, clean: bool
 ) -> bool:
     """I6: return whether the image is what it is, and not what a replay will make of it.
 
@@ -157,7 +160,8 @@ def check_journal(
             damage.append(str(exc))
             continue
         check_reserved(np.frombuffer(record, JOURNAL_HEADER.dtype), where, findings)
-        if header.sequence < 1 or header.head % 8 or header.head >= ring_size_bytes:
+        in_range = 1 <= header.sequence <= SEQUENCE_MAX
+        if not in_range or header.head % 8 or header.head >= ring_size_bytes:
             damage.append(f"{where}: sequence {header.sequence}, head {header.head:#x}")
         else:
             headers.append(header)
@@ -175,7 +179,7 @@ def check_journal(
     return True
 
 
-def check_state(nvram: NvramDevice, disk: DiskSuperblock, findings: Findings) -> DiskState | None:
+def check_state(nvram: ReadableImage, disk: DiskSuperblock, findings: Findings) -> DiskState | None:
     """I7: return the state, None if it cannot be read."""
     page = nvram.load(STATE_BLOCK << PAGE_SHIFT, PAGE_SIZE)
     check_zero(page[STATE_INODE_OFFSET + INODE.size_bytes :], "page 1", findings)
@@ -200,13 +204,15 @@ def check_state(nvram: NvramDevice, disk: DiskSuperblock, findings: Findings) ->
     return state if sane else None
 
 
-def check_reserved(records: NDArray[np.void], where: str, findings: Findings) -> None:
+def check_reserved(
+    records: NDArray[np.void], where: str, findings: Findings, ino: int | None = None
+) -> None:
     """I30: what no field covers is zero. records: straight from the image, of their dtype."""
     found = records.view(np.uint8).reshape(len(records), records.dtype.itemsize)
     reserved = reserved_bytes(records.dtype)
     if found[:, reserved].any():
         offset = int(np.argmax((found * reserved).any(axis=0)))
-        findings.add(Invariant.RESERVED, f"{where}: reserved byte {offset} is not zero")
+        findings.add(Invariant.RESERVED, f"{where}: reserved byte {offset} is not zero", ino)
 
 
 def check_zero(data: bytes, where: str, findings: Findings) -> None:
@@ -224,7 +230,7 @@ def reserved_bytes(dtype: np.dtype[np.void]) -> NDArray[np.bool_]:
     return reserved
 
 
-def _record_waits(nvram: NvramDevice, disk: DiskSuperblock, header: DiskJournalHeader) -> bool:
+def _record_waits(nvram: ReadableImage, disk: DiskSuperblock, header: DiskJournalHeader) -> bool:
     """Is there a sealed record of the expected sequence where replay would start?"""
     head = _load_ring(nvram, disk, header.head, JOURNAL_RECORD.size_bytes)
     record = np.frombuffer(head, JOURNAL_RECORD.dtype, 1)[0]
@@ -244,7 +250,7 @@ def _record_waits(nvram: NvramDevice, disk: DiskSuperblock, header: DiskJournalH
     return bool(crc == record["checksum"])
 
 
-def _load_ring(nvram: NvramDevice, disk: DiskSuperblock, offset: int, size_bytes: int) -> bytes:
+def _load_ring(nvram: ReadableImage, disk: DiskSuperblock, offset: int, size_bytes: int) -> bytes:
     """Return bytes of the journal's ring, which goes on at its start."""
     ring_offset = (disk.journal_block + 1) << PAGE_SHIFT
     ring_size_bytes = (disk.nr_journal_pages - 1) << PAGE_SHIFT
