@@ -38,6 +38,7 @@ __all__ = [
     "SymlinkLoopError",
     "TooBigError",
     "TooManyLinksError",
+    "TracingError",
     "XipfsError",
     "bug_on",
 ]
@@ -89,6 +90,12 @@ class ControlError(XipfsError):
     """No daemon answers for this mount, or it refused the request."""
 
     errno = errno.ENOTCONN
+
+
+class TracingError(XipfsError):
+    """The kernel's tracepoints cannot be had."""
+
+    errno = errno.ENODEV
 
 
 class SourceError(XipfsError):

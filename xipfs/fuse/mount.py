@@ -110,6 +110,8 @@ class Mount:
         )
         self.policy_changed: Callable[[], object] = lambda: None
         """Called when another policy takes over; the server sets it."""
+        self.events_missing = ""
+        """Why the kernel does not tell what its page cache answers; the server sets it."""
         self._lock = threading.Lock()
         self._started_s = time.monotonic()
 
@@ -272,6 +274,9 @@ class Mount:
             "pinned_pages": len(self.mover.pinned),
             "policies": {name: found.as_dict() for name, found in tiering.policies.items()},
             "ranges_dropped": tiering.nr_ranges_dropped,
+            "reads_told": tiering.nr_reads_told,
+            "sees_reads": self._sampler is not None and self._sampler.sees_reads,
+            "events_missing": self.events_missing,
             "access_ranges_lost": self.log.nr_dropped_ranges,
             "ram_frames": machine.nr_tier_frames,
             "ram_free_frames": machine.mem_map.nr_free,

@@ -43,6 +43,7 @@ class MountOptions:
 
     ro: read-only. rw: read-write, or not at all; with neither, read-only where the image cannot be
         written. sync: what a fence waits for.
+    events: under `sampled`, have the kernel tell of cached reads, where it can.
     ram_bytes: size of the RAM tier. prefetch: a profile whose pages come to RAM at mount.
     epoch_ms: time between two decisions of the policy.
     budget_pages: most pages moved in one epoch; rate_bytes_per_s: in one second.
@@ -58,6 +59,7 @@ class MountOptions:
     dev: bool = False
     noexec: bool = False
     cache: CacheMode = CacheMode.SAMPLED
+    events: bool = True
     ram_bytes: int = 64 << 20
     policy: str = POLICY_DEFAULT
     epoch_ms: int = 1000
@@ -80,6 +82,7 @@ OPTION_HELP = {
     "dev": "honour device nodes (root only; nodev by default)",
     "noexec": "run no programs from the mount",
     "cache": "none, sampled (default) or full: what is done about the kernel's page cache",
+    "noevents": "under cache=sampled, do not use the kernel's tracepoints",
     "ram": "size of the RAM tier, default 64M",
     "policy": "a policy's name, or a file: ./mine.py; then any `:PARAMETER=VALUE`",
     "epoch": "milliseconds between two decisions of the policy, default 1000",
@@ -107,6 +110,8 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "noexec": {"noexec": True},
     "exec": {"noexec": False},
     "inject": {"inject": True},
+    "events": {"events": True},
+    "noevents": {"events": False},
     # What a mount without access times, whose changes are never late, does anyway.
     "noatime": {},
     "relatime": {},

@@ -27,14 +27,16 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from xipfs.errors import MountError
+from xipfs.errors import MountError, TracingError
 from xipfs.fuse.adapter import Adapter
 from xipfs.fuse.control import ControlServer
 from xipfs.fuse.inject import InjectAdapter
 from xipfs.fuse.mount import Mount
 from xipfs.fuse.mountpoint import find_mount
 from xipfs.fuse.notifier import Notifier, find_session_fd
+from xipfs.fuse.options import CacheMode
 from xipfs.tiering.daemon import decide
+from xipfs.tiering.filemap_events import NOTHING_TOLD, FilemapEvents
 
 __all__ = ["raise_read_ahead", "serve"]
 
@@ -49,6 +51,11 @@ _WRITE_BACK_S = 5.0
 """Linux's dirty_writeback_centisecs."""
 
 _SYNCFS_TIMEOUT_S = 20.0
+
+WATCH_RATIO = 0.04
+"""The part of the time in which the kernel tells of reads, which are a third slower then."""
+
+_WATCH_S_MIN = 0.01
 
 _SWITCH_INTERVAL_S = 0.0002
 """How long a request waits for a policy that computes: Python's own 5 ms are a hundred requests."""
@@ -101,7 +108,7 @@ async def _serve(mount: Mount, mountpoint: Path) -> None:
     mount.operations.control_address = control.address
     async with trio.open_nursery() as nursery:
         await nursery.start(control.serve)
-        nursery.start_soon(_run_epochs, mount, notifier)
+        nursery.start_soon(_run_epochs, mount, notifier, mountpoint)
         nursery.start_soon(_prefetch, mount)
         nursery.start_soon(_write_back, mount)
         nursery.start_soon(_end_on_signal, notifier, mountpoint)
@@ -127,15 +134,43 @@ async def _prefetch(mount: Mount) -> None:
     _log.info("prefetch: %d pages promoted, %d were wanted", nr_pages, nr_wanted)
 
 
-async def _run_epochs(mount: Mount, notifier: Notifier | None) -> None:
+def _open_events(mount: Mount, mountpoint: Path) -> FilemapEvents | None:
+    """Have the kernel tell what its page cache answers, if it can and that is wanted."""
+    info = find_mount(mountpoint)
+    if mount.options.cache is not CacheMode.SAMPLED or not mount.options.events or info is None:
+        return None
+    try:
+        events = FilemapEvents.open(info.device)
+    except TracingError as exc:
+        _log.info("reads of cached pages are not told: %s", exc)
+        mount.events_missing = str(exc)
+        return None
+    mount.dispatch(mount.tiering.see_reads)
+    return events
+
+
+async def _run_epochs(mount: Mount, notifier: Notifier | None, mountpoint: Path) -> None:
     """Do one epoch after the other, for as long as the mount lives."""
+    events = _open_events(mount, mountpoint)
+    try:
+        await _run_epochs_with(mount, notifier, events)
+    finally:
+        if events is not None:
+            events.close()
+
+
+async def _run_epochs_with(
+    mount: Mount, notifier: Notifier | None, events: FilemapEvents | None
+) -> None:
     tiering = mount.tiering
-    next_s = trio.current_time()
+    epoch_s = mount.options.epoch_ms / 1000
+    next_s = next_watch_s = trio.current_time()
     while True:
-        next_s = max(next_s + mount.options.epoch_ms / 1000, trio.current_time())
+        next_s = max(next_s + epoch_s, trio.current_time())
         await trio.sleep_until(next_s)
         try:
-            epoch = mount.dispatch(tiering.sample)
+            told = events.take() if events is not None else NOTHING_TOLD
+            epoch = mount.dispatch(tiering.sample, told)
             # A policy that never comes back is left alone in its thread when another takes over.
             with trio.CancelScope() as deciding:
                 mount.policy_changed = deciding.cancel
@@ -151,6 +186,11 @@ async def _run_epochs(mount: Mount, notifier: Notifier | None) -> None:
                 await trio.lowlevel.checkpoint()
             if ready is not None:
                 ready.send(mount.dispatch(tiering.drop_ranges))
+            if events is not None and trio.current_time() >= next_watch_s:
+                watch_s = max(WATCH_RATIO * epoch_s, _WATCH_S_MIN)
+                # A little sooner, for epochs do not begin to the point.
+                next_watch_s = trio.current_time() + watch_s / WATCH_RATIO - epoch_s / 2
+                await trio.to_thread.run_sync(events.watch, watch_s)
         except Exception:
             _log.exception("a bug in xipfs: epoch %d ended early", tiering.nr_epochs)
 

@@ -133,8 +133,8 @@ class Tiers:
     occupancy: how many accesses were under way at a time, by tier.
     promote_ns, write_back_ns: what copying a page into RAM costs, and back. A clean page is
         demoted for nothing.
-    is_sampled: whether the kernel's page cache answers what it can, so that of a page's uses only
-        the first is seen after it was dropped, or before it was ever cached.
+    is_sampled: whether the kernel's page cache answers what it can and does not tell, so that of a
+        page's uses only the first is seen after it was dropped, or before it was ever cached.
     """
 
     epoch: int

@@ -24,10 +24,20 @@ from numpy.typing import NDArray
 from xipfs.mm.migrate import DemoteReason
 from xipfs.mm.vma import Mm
 from xipfs.phys.cost import TierFacts
-from xipfs.policy.contract import Batch, PageIds, Plan, Policy, Tier, Tiers, no_pages
+from xipfs.policy.contract import (
+    AccessKind,
+    Batch,
+    PageIds,
+    Plan,
+    Policy,
+    Tier,
+    Tiers,
+    no_pages,
+)
 from xipfs.policy.pageset import is_in, page_set
-from xipfs.tiering.access_log import AccessLog
+from xipfs.tiering.access_log import Accesses, AccessLog
 from xipfs.tiering.budget import Budget
+from xipfs.tiering.filemap_events import NOTHING_TOLD, Told
 from xipfs.tiering.mover import Mover, dirty_pages, resident_pages
 from xipfs.tiering.sampler import CacheSampler, DropRange
 
@@ -124,6 +134,7 @@ class TieringDaemon:
         self._epoch_start_ns = log.clock()
         self.nr_epochs = 0
         self.nr_ranges_dropped = 0
+        self.nr_reads_told = 0
         self._promoted: list[PageIds] = []
         self.policies: dict[str, PolicyStatistics] = {}
         self.set_policy(policy_name, policy)
@@ -150,12 +161,22 @@ class TieringDaemon:
     def _statistics(self) -> PolicyStatistics:
         return self.policies[self.policy_name]
 
-    def sample(self) -> Epoch:
-        """Take what was accessed since the last time, and look at the tiers."""
+    def see_reads(self) -> None:
+        """From now on `sample` is told what the kernel's page cache has answered."""
+        if self._sampler is not None:
+            self._sampler.see_reads()
+
+    def sample(self, told: Told = NOTHING_TOLD) -> Epoch:
+        """Take what was accessed since the last time, and look at the tiers.
+
+        told: what the kernel tells of its page cache, after `see_reads`.
+        """
         now_ns = self._log.clock()
         facts = self._tier_facts(now_ns - self._epoch_start_ns)
         self._epoch_start_ns = now_ns
         accesses = self._log.take()
+        reads = told.reads[self._mover.exists(told.reads)]
+        self.nr_reads_told += len(reads)
         pinned = self._mover.pinned
         resident = resident_pages(self._mm.machine)
         resident = resident[~is_in(resident, pinned)]
@@ -163,16 +184,17 @@ class TieringDaemon:
         blind = blind_chunks = no_pages()
         latency_ns = np.full(len(accesses.page), -1, np.int64)
         if self._sampler is not None:
+            self._sampler.map(told)
             latency_ns = self._sampler.observe(accesses.page, accesses.time_ns)
             hinted = page_set(accesses.page[latency_ns >= 0])
             self._mm.machine.vmstat.numa_hint_faults += len(hinted)
             blind = self._sampler.blind(resident)
             blind = blind[~is_in(blind, page_set(accesses.page))]
             blind_chunks = self._sampler.blind_chunks(accesses.page)
-        seen = ~is_in(accesses.page, pinned)
-        batch = Batch(
-            accesses.page[seen], accesses.kind[seen], accesses.tier[seen], latency_ns[seen]
-        )
+        batch = _append_reads(accesses, latency_ns, reads, resident)
+        if self._sampler is not None:
+            batch = _only(self._sampler.wanted(batch.page, told), batch)
+        batch = _only(~is_in(batch.page, pinned), batch)
         nr_in_ram = int(np.count_nonzero(accesses.tier == Tier.RAM))
         tiers = Tiers(
             epoch=self.nr_epochs,
@@ -190,7 +212,7 @@ class TieringDaemon:
             occupancy=facts.occupancy,
             promote_ns=facts.promote_ns,
             write_back_ns=facts.write_back_ns,
-            is_sampled=self._sampler is not None,
+            is_sampled=self._sampler is not None and not self._sampler.sees_reads,
         )
         self.nr_epochs += 1
         self._cool()
@@ -322,6 +344,22 @@ class TieringDaemon:
             return
         for leaf in self._mm.page_table.leaves.values():
             leaf.heat >>= 1
+
+
+def _append_reads(
+    accesses: Accesses, latency_ns: NDArray[np.int64], reads: PageIds, resident: PageIds
+) -> Batch:
+    """Return what came to us, and then the reads that the kernel told of."""
+    return Batch(
+        np.concatenate([accesses.page, reads]),
+        np.concatenate([accesses.kind, np.full(len(reads), AccessKind.READ, np.uint8)]),
+        np.concatenate([accesses.tier, np.where(is_in(reads, resident), Tier.RAM, Tier.NVRAM)]),
+        np.concatenate([latency_ns, np.full(len(reads), -1, np.int64)]),
+    )
+
+
+def _only(kept: NDArray[np.bool_], batch: Batch) -> Batch:
+    return Batch(batch.page[kept], batch.kind[kept], batch.tier[kept], batch.latency_ns[kept])
 
 
 def decide(epoch: Epoch) -> Answer:

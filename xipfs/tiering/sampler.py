@@ -11,6 +11,9 @@ cached. So only ranges believed cached are ever chosen, a budget of them each ep
 What comes back costs programs a request each, for which they wait. So many may come on average, and
 each takes one from a credit; no more is dropped than the credit would pay for.
 
+Where the kernel tells what it answers itself (`filemap_events`), only what programs have mapped is
+hidden, and only that is dropped.
+
 How soon a page is read again after it was dropped tells how hot it is: the hint-fault latency of
 Linux's NUMA balancing, by other means.
 
@@ -25,6 +28,7 @@ from numpy.typing import NDArray
 
 from xipfs.policy.contract import CHUNK_SHIFT, PageIds, no_pages, page_id_parts
 from xipfs.policy.pageset import is_in, page_set
+from xipfs.tiering.filemap_events import Told
 
 __all__ = ["COST_RATIO", "RETURN_NS", "CacheSampler", "DropRange", "drop_ranges"]
 
@@ -69,6 +73,7 @@ class CacheSampler:
         "_credit",
         "_cursor",
         "_dropped_ns",
+        "_mapped",
         "_nr_returns_max",
         "_single",
         "_single_ns",
@@ -87,6 +92,8 @@ class CacheSampler:
         self._credit = (nr_returns_max or 0) * _NR_CREDIT_EPOCHS
         # An ordered set: the chunk longest not looked at first.
         self._cached: dict[int, None] = {}
+        # Chunks that faults have mapped, if the kernel tells of faults and reads.
+        self._mapped: set[int] | None = None
         # When each chunk was dropped last.
         self._dropped_ns: dict[int, int] = {}
         # Pages of chunks that are cached, themselves dropped and not read since; sorted. And when.
@@ -100,6 +107,37 @@ class CacheSampler:
         """Pages believed to be in the kernel's cache, an upper bound."""
         return len(self._cached) << CHUNK_SHIFT
 
+    @property
+    def sees_reads(self) -> bool:
+        """Does the kernel tell of reads that it answers itself?"""
+        return self._mapped is not None
+
+    def see_reads(self) -> None:
+        """From now on the kernel tells: what no fault has mapped need not be dropped."""
+        self._mapped = set()
+        self._cached.clear()
+
+    def map(self, told: Told) -> None:
+        """Take note of what faults have mapped: of its use the kernel tells no more."""
+        if self._mapped is not None:
+            pages = np.concatenate([told.faults, told.mapped])
+            chunks = page_set(pages >> CHUNK_SHIFT).tolist()
+            self._mapped.update(chunks)
+            self._cached |= dict.fromkeys(chunks)
+
+    def wanted(self, pages: PageIds, told: Told) -> NDArray[np.bool_]:
+        """Return which of *pages*, which came to us, a program has really asked for.
+
+        A fault brings neighbours, too, as far as they are not cached: of maps only the pages count
+        that the kernel says were touched.
+        """
+        if self._mapped is None:
+            return np.ones(len(pages), np.bool_)
+        chunks = page_set(pages >> CHUNK_SHIFT)
+        mapped = np.fromiter((c in self._mapped for c in chunks.tolist()), np.bool_, len(chunks))
+        touched = page_set(np.concatenate([told.reads, told.faults]))
+        return ~mapped[np.searchsorted(chunks, pages >> CHUNK_SHIFT)] | is_in(pages, touched)
+
     def observe(self, pages: PageIds, times_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Take note that *pages* were read, at *times_ns*, and so are in the kernel's cache now.
 
@@ -109,7 +147,8 @@ class CacheSampler:
         dropped_ns = np.full(len(chunks), -1, np.int64)
         for i, chunk in enumerate(chunks.tolist()):
             self._cached.pop(chunk, None)
-            self._cached[chunk] = None
+            if self._mapped is None or chunk in self._mapped:
+                self._cached[chunk] = None
             # Also of a chunk that came back in part: a request tells that its page had not.
             dropped_ns[i] = self._dropped_ns.get(chunk, -1)
         since_ns = dropped_ns[np.searchsorted(chunks, pages >> CHUNK_SHIFT)]
@@ -152,7 +191,9 @@ class CacheSampler:
         budget_pages = self.nr_cached_pages // _BUDGET_DIVISOR
         budget_pages = min(max(budget_pages, self._budget_pages_min), self._budget_pages_max)
         if self._nr_returns_max is not None:
-            budget_pages = min(budget_pages, max(self._credit, _NR_CHUNK_PAGES))
+            # One fault brings back all of a chunk, and more; reads come page by page.
+            nr_pages_at_once = _NR_CHUNK_PAGES if self.sees_reads else 1
+            budget_pages = min(budget_pages, max(self._credit * nr_pages_at_once, _NR_CHUNK_PAGES))
         singles = self._choose_residents(resident, budget_pages // _RESIDENTS_DIVISOR, now_ns)
         nr_chunks = (budget_pages - len(singles)) >> CHUNK_SHIFT
         chunks = np.fromiter(islice(self._cached, nr_chunks), np.int64)

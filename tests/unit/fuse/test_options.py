@@ -71,6 +71,7 @@ GOOD = {
     "cost=optane": {},
     "cost=dcss:clients=100": {"cost": parse_cost("dcss:clients=100")},
     "inject": {"inject": True},
+    "noevents": {"events": False},
     "fsname=a thing": {"fsname": "a thing"},
     # From fstab and mount(8), without meaning here.
     "defaults,auto,noauto,user,nouser,users,nofail,_netdev,exec,noatime,relatime,dirsync": {},
