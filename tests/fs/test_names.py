@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given, settings
 
 from tests.kit.crash import StoreLog, recovered
+from tests.kit.image import ImageKit
 from tests.kit.operations import OPERATIONS, nr_examples
 from tests.kit.volume import OWNER, Volume, read_tree
 from xipfs.errors import XipfsError
 from xipfs.fs.inode import Inode
+from xipfs.fs.mkfs import mkfs
 from xipfs.fs.namespace import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
@@ -30,7 +32,11 @@ from xipfs.fs.namespace import (
     unlink,
 )
 from xipfs.fs.orphans import release_orphan
+from xipfs.fs.source import walk_tree
 from xipfs.fs.superblock import SuperBlock
+from xipfs.ondisk.inode import INO_ROOT
+from xipfs.phys.nvram import NvramDevice
+from xipfs.units import PAGE_SIZE
 
 NAMES = [b"a", b"b", b"c", b"d" * 255]
 
@@ -322,3 +328,80 @@ def test_a_crash_while_a_directory_grows_and_shrinks(tmp_path):
                 assert tree_after_recovery(state, tmp_path / "crash.img") in (before, tree)
         assert grown >= 2
         assert volume.root.disk.nr_pages == 1
+
+
+def test_a_directory_that_mkfs_made(tmp_path):
+    """Its leaves are full, and its index names the lowest keys as they were then."""
+    source = tmp_path / "tree"
+    source.mkdir()
+    names = [b"file %d" % n for n in range(700)]
+    for name in names:
+        (source / name.decode()).touch()
+    path = tmp_path / "nvram.img"
+    mkfs(path, walk_tree(source), now_ns=5, size_bytes=2 << 20)
+    rng = random.Random(2)
+    with Volume.of(path) as volume:
+        assert volume.root.disk.size_bytes > 4 * PAGE_SIZE
+        play_names(volume, names, [b"new %d" % n for n in range(700)], rng)
+        assert volume.root.disk.size_bytes == PAGE_SIZE
+
+
+@pytest.mark.parametrize("fanout", [2, 3])
+def test_a_directory_whose_pages_are_nearly_empty(tmp_path, fanout):
+    """Nothing in the format asks for full pages, and another writer may leave such."""
+    kit = ImageKit(nr_pages=512, nr_journal_pages=20, fanout=fanout)
+    names = [b"%d" % n for n in range(40)]
+    for name in names:
+        kit.add_file(INO_ROOT, name)
+    path = kit.build().write(tmp_path / "nvram.img")
+    with Volume.of(path) as volume:
+        play_names(volume, names, [b"new %d" % n for n in range(40)], random.Random(fanout))
+
+
+@pytest.mark.parametrize("nr_names", [6000, pytest.param(200_000, marks=pytest.mark.long)], ids=str)
+def test_a_large_directory_costs_no_more_for_each_name(tmp_path, monkeypatch, nr_names):
+    """Counted in bytes loaded and lines flushed, for each of the last names that came."""
+    with Volume(tmp_path / "nvram.img", 256 << 20) as volume:
+        sb, root = volume.sb, volume.root
+        inode = mknod(sb, root, b"first", stat.S_IFREG | 0o600, OWNER, volume.tick())
+        for n in range(nr_names):
+            link(sb, inode, root, b"name %d" % n, volume.tick())
+        loaded: list[int] = []
+        load = NvramDevice.load
+
+        def count(nvram: NvramDevice, offset: int, size_bytes: int) -> bytes:
+            loaded.append(size_bytes)
+            return load(nvram, offset, size_bytes)
+
+        monkeypatch.setattr(NvramDevice, "load", count)
+        nr_flushed = sb.nvram.nr_flushed_lines
+        for n in range(100):
+            link(sb, inode, root, b"one more %d" % n, volume.tick())
+        assert sum(loaded) < 100 * 5 * PAGE_SIZE
+        assert sb.nvram.nr_flushed_lines - nr_flushed < 100 * 120
+        loaded.clear()
+        sb.dir_reader.lookup(root.disk, root.extents, b"name 4711")
+        assert sum(loaded) <= 3 * PAGE_SIZE
+        monkeypatch.undo()
+
+
+def play_names(volume: Volume, names: list[bytes], new_names: list[bytes], rng: random.Random):
+    """Exchange all *names* of the root for *new_names* in some order, then remove them."""
+    rng.shuffle(names)
+    left = set(names)
+    for n, (name, new_name) in enumerate(zip(names, new_names, strict=True)):
+        if n % 2:
+            rename(volume.sb, volume.root, name, volume.root, new_name, 0, volume.tick())
+        else:
+            mode = stat.S_IFREG | 0o600
+            mknod(volume.sb, volume.root, new_name, mode, OWNER, volume.tick())
+            volume.sb.drop_unused(volume.find(new_name))
+            assert unlink(volume.sb, volume.root, name, volume.tick()) is None
+        left ^= {name, new_name}
+        if n % (len(names) // 8) == 0:
+            assert set(volume.tree()) == left
+            volume.check()
+    for name in sorted(left, key=lambda _: rng.random()):
+        assert unlink(volume.sb, volume.root, name, volume.tick()) is None
+    volume.check()
+    assert volume.tree() == {}

@@ -42,12 +42,22 @@ def read_tree(sb: SuperBlock, directory: Inode | None = None) -> dict[bytes, obj
 
 
 class Volume:
-    """An image made by mkfs without any files, writable. sb: open until `close`."""
+    """An image made by mkfs without any files, writable. sb: open until the `with` block ends."""
 
     def __init__(self, path: Path, size_bytes: int = 1 << 20) -> None:
+        mkfs(path, None, now_ns=START_NS, size_bytes=size_bytes, reproducible=True)
+        self._start(path)
+
+    @classmethod
+    def of(cls, path: Path) -> "Volume":
+        """Return one of an image that is there."""
+        volume = cls.__new__(cls)
+        volume._start(path)
+        return volume
+
+    def _start(self, path: Path) -> None:
         self.path = path
         self.now_ns = START_NS
-        mkfs(path, None, now_ns=START_NS, size_bytes=size_bytes, reproducible=True)
         self._open()
 
     def _open(self) -> None:

@@ -40,7 +40,7 @@ from xipfs.fs.orphans import cut_inode
 from xipfs.fs.transaction import Transaction
 from xipfs.mm.filemap_xip import xip_file_write_range, xip_hole_filled
 from xipfs.mm.machine import Machine
-from xipfs.mm.page_writeback import writeback_pages
+from xipfs.mm.page_writeback import find_dirty_pages, writeback_pages
 from xipfs.mm.truncate import truncate_setsize
 from xipfs.ondisk.inode import FILE_SIZE_BYTES_MAX, InodeFlags
 from xipfs.units import (
@@ -159,9 +159,9 @@ def sync_all(sb: "SuperBlock", machine: Machine) -> None:
 
 
 def _write_back(machine: Machine, inode: Inode) -> None:
-    mapping = inode.mapping
-    if mapping.i_pages:
-        statistics = writeback_pages(machine, mapping, list(mapping.i_pages))
+    dirty = find_dirty_pages(machine, inode.mapping)
+    if dirty:
+        statistics = writeback_pages(machine, inode.mapping, dirty)
         if statistics.nr_failed:
             raise DeviceError(
                 f"inode {inode.ino}: {statistics.nr_failed} pages could not be written back"

@@ -154,13 +154,11 @@ class Journal:
         """
         nvram = self._nvram
         nr_transactions = 0
-        while (found := self._read_transaction()) is not None:
-            ranges, end = found
-            for target, start, size_bytes in ranges:
-                for done in range(0, size_bytes, _CHUNK_BYTES):
-                    part_bytes = min(_CHUNK_BYTES, size_bytes - done)
-                    nvram.store_bytes(target + done, self._load_ring(start + done, part_bytes))
-                nvram.flush(target, size_bytes)
+        while (found := self._check_transaction()) is not None:
+            nr_records, end = found
+            position = self._head
+            for _ in range(nr_records):
+                position = self._replay_record(position)
             self._head = end
             self._sequence += 1
             nr_transactions += 1
@@ -194,33 +192,40 @@ class Journal:
         self._sequence = sequence
         self._next_slot = (self._next_slot + 1) % NR_JOURNAL_HEADERS
 
-    def _read_transaction(self) -> tuple[list[tuple[int, int, int]], int] | None:
-        """Return the transaction at the head as (target, byte of the ring, size), and its end.
+    def _check_transaction(self) -> tuple[int, int] | None:
+        """Return the number of DATA records of the transaction at the head, and where it ends.
 
-        None if there is none that is whole.
+        None if there is none that is whole. Nothing is kept of it: it may be as large as the ring.
         """
-        ranges: list[tuple[int, int, int]] = []
-        position, nr_left_bytes = self._head, self._ring_size_bytes
+        position, nr_left_bytes, nr_records = self._head, self._ring_size_bytes, 0
         while nr_left_bytes >= JOURNAL_RECORD.size_bytes:
             head = self._load_ring(position, JOURNAL_RECORD.size_bytes)
             magic, crc, sequence, kind, size_bytes, target = JOURNAL_RECORD.unpack(head)
             taken_bytes = journal_record_size_bytes(size_bytes)
             if (magic, sequence) != (JOURNAL_RECORD.magic, self._sequence):
                 return None
-            if taken_bytes > nr_left_bytes:
+            if taken_bytes > nr_left_bytes or crc != self._checksum(head, position, size_bytes):
                 return None
-            if crc != self._checksum(head, position, size_bytes):
-                return None
-            start = position + JOURNAL_RECORD.size_bytes
             position = (position + taken_bytes) % self._ring_size_bytes
             nr_left_bytes -= taken_bytes
             if kind == JournalRecordKind.COMMIT:
-                is_whole = not size_bytes and ranges and target == len(ranges)
-                return (ranges, position) if is_whole else None
+                is_whole = not size_bytes and nr_records and target == nr_records
+                return (nr_records, position) if is_whole else None
             if kind != JournalRecordKind.DATA or not self._may_store(target, size_bytes):
                 return None
-            ranges.append((target, start, size_bytes))
+            nr_records += 1
         return None
+
+    def _replay_record(self, position: int) -> int:
+        """Store what the DATA record at *position* says; return where the next one is."""
+        head = self._load_ring(position, JOURNAL_RECORD.size_bytes)
+        _, _, _, _, size_bytes, target = JOURNAL_RECORD.unpack(head)
+        start = position + JOURNAL_RECORD.size_bytes
+        for done in range(0, size_bytes, _CHUNK_BYTES):
+            part_bytes = min(_CHUNK_BYTES, size_bytes - done)
+            self._nvram.store_bytes(target + done, self._load_ring(start + done, part_bytes))
+        self._nvram.flush(target, size_bytes)
+        return (position + journal_record_size_bytes(size_bytes)) % self._ring_size_bytes
 
     def _may_store(self, target: int, size_bytes: int) -> bool:
         end = target + size_bytes

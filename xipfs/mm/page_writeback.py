@@ -15,15 +15,18 @@ import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+
 from xipfs.errors import NoDataError, XipfsError
 from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.lock import atomic_step, wait_for
 from xipfs.mm.machine import Machine
 from xipfs.mm.mem_map import PG_DIRTY, PG_WRITEBACK
 from xipfs.mm.rmap import page_mkclean
+from xipfs.mm.vma import VM_MAYWRITE, VM_WRITE
 from xipfs.units import PFN_NONE, Pfn, Pgoff
 
-__all__ = ["WritebackStatistics", "write_back_frames", "writeback_pages"]
+__all__ = ["WritebackStatistics", "find_dirty_pages", "write_back_frames", "writeback_pages"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +40,21 @@ class WritebackStatistics(NamedTuple):
     nr_written: int
     nr_clean: int
     nr_failed: int
+
+
+def find_dirty_pages(machine: Machine, mapping: AddressSpace) -> list[int]:
+    """Return which pages of *mapping* may hold in RAM what NVRAM has not; no dirty one is missed.
+
+    All that are in RAM, if somebody may write through ptes: those know then, and not the flags.
+    """
+    if any(vma.vm_flags & (VM_WRITE | VM_MAYWRITE) for vma in mapping.i_mmap):
+        return list(mapping.i_pages)
+    if not mapping.i_pages:
+        return []
+    pgoffs = np.fromiter(mapping.i_pages, np.int64)
+    pfns = np.fromiter(mapping.i_pages.values(), np.int64)
+    is_dirty = machine.mem_map.flags[pfns] & (PG_DIRTY | PG_WRITEBACK) != 0
+    return [int(pgoff) for pgoff in pgoffs[is_dirty]]
 
 
 def writeback_pages(

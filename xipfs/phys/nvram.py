@@ -56,6 +56,9 @@ CACHE_LINE_SIZE_BYTES = 64
 
 _PIECE_SHIFT = 20
 """Blocks of the host's disk are reserved 1 MiB at a time."""
+_PIECES_SHIFT = 9
+_PIECES_MASK = (1 << _PIECES_SHIFT) - 1
+"""Which pieces are reserved is noted as bits, 512 to an integer."""
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
@@ -107,8 +110,8 @@ class NvramDevice:
         self.wear: Wear | None = None
         self.fence_syncs = False
         self._nr_synced_lines = 0
-        # The pieces whose blocks are there; None where nothing needs to be reserved.
-        self._reserved: set[int] | None = set() if reserves else None
+        # Bits of the pieces whose blocks are there; None where nothing needs to be reserved.
+        self._reserved: dict[int, int] | None = {} if reserves else None
         self._fd = fd
         self._mmap = mmap.mmap(fd, size_bytes, access=mmap.ACCESS_READ)
         self._bytes = np.frombuffer(self._mmap, np.uint8).data
@@ -193,11 +196,11 @@ class NvramDevice:
         if reserved is None or not size_bytes:
             return
         first, last = offset >> _PIECE_SHIFT, offset + size_bytes - 1 >> _PIECE_SHIFT
-        if first == last and first in reserved:
-            return
         for piece in range(first, last + 1):
-            if piece not in reserved:
+            if not reserved.get(piece >> _PIECES_SHIFT, 0) >> (piece & _PIECES_MASK) & 1:
                 self._reserve_piece(piece)
+                bit = 1 << (piece & _PIECES_MASK)
+                reserved[piece >> _PIECES_SHIFT] = reserved.get(piece >> _PIECES_SHIFT, 0) | bit
 
     def _reserve_piece(self, piece: int) -> None:
         start = piece << _PIECE_SHIFT
@@ -206,8 +209,6 @@ class NvramDevice:
         except OSError as exc:
             kind = NoSpaceError if exc.errno in _NO_SPACE else DeviceError
             raise kind(f"{self.path}: {exc.strerror} at byte {start:#x}") from exc
-        assert self._reserved is not None
-        self._reserved.add(piece)
 
     def store_bytes(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write *data* to the bytes from *offset* on, all of which exist.

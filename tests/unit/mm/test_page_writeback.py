@@ -13,7 +13,7 @@ from xipfs.mm.address_space import AddressSpace
 from xipfs.mm.filemap_xip import xip_file_read, xip_file_write
 from xipfs.mm.mem_map import PG_DIRTY, PG_WRITEBACK
 from xipfs.mm.migrate import DemoteReason, demote_pages, promote_pages
-from xipfs.mm.page_writeback import writeback_pages
+from xipfs.mm.page_writeback import find_dirty_pages, writeback_pages
 from xipfs.mm.pgtable import PMD_SHIFT, pte_index, pte_write
 from xipfs.mm.vma import Vma
 from xipfs.units import PAGE_SIZE, Pfn, Pgoff, Vaddr
@@ -181,3 +181,19 @@ def test_private_copies_are_nobody_elses_dirt(writable: World, mapping: AddressS
     assert writeback_pages(writable.machine, mapping, range(8)) == (0, 8, 0)
     assert user_load(vma.vm_mm, vma.address(Pgoff(2)), 4) == b"mine"
     assert pte_write(writable.pte(vma, 2))
+
+
+def test_dirty_pages_are_found_by_their_flags_or_not_told_apart(
+    writable: World, mapping: AddressSpace
+):
+    machine = writable.machine
+    assert find_dirty_pages(machine, mapping) == []
+    xip_file_write(machine, mapping, 3 * PAGE_SIZE, b"written")
+    xip_file_write(machine, mapping, 10 * PAGE_SIZE, b"in NVRAM")
+    assert find_dirty_pages(machine, mapping) == [3]
+    vma = writable.mmap(mapping)
+    assert find_dirty_pages(machine, mapping) == [3], "nobody can store through it"
+    writable.mmap(mapping, vm_flags=SHARED_RW)
+    assert sorted(find_dirty_pages(machine, mapping)) == list(range(8))
+    assert vma in mapping.i_mmap
+    assert find_dirty_pages(machine, writable.fs.make_file({})) == []
