@@ -41,9 +41,9 @@ class Promoted(StrEnum):
 class MountOptions:
     """One mount's options; the defaults are those of the command line.
 
+    events: under `sampled`, have the kernel tell of cached reads, where it can.
     ro: read-only. rw: read-write, or not at all; with neither, read-only where the image cannot be
         written. sync: what a fence waits for.
-    events: under `sampled`, have the kernel tell of cached reads, where it can.
     ram_bytes: size of the RAM tier. prefetch: a profile whose pages come to RAM at mount.
     epoch_ms: time between two decisions of the policy.
     budget_pages: most pages moved in one epoch; rate_bytes_per_s: in one second.

@@ -47,15 +47,14 @@ READ_AHEAD_KIB = 1024
 
 _NOTIFIER_TIMEOUT_S = 5.0
 
-_WRITE_BACK_S = 5.0
-"""Linux's dirty_writeback_centisecs."""
-
-_SYNCFS_TIMEOUT_S = 20.0
-
 WATCH_RATIO = 0.04
 """The part of the time in which the kernel tells of reads, which are a third slower then."""
 
 _WATCH_S_MIN = 0.01
+_WRITE_BACK_S = 5.0
+"""Linux's dirty_writeback_centisecs."""
+
+_SYNCFS_TIMEOUT_S = 20.0
 
 _SWITCH_INTERVAL_S = 0.0002
 """How long a request waits for a policy that computes: Python's own 5 ms are a hundred requests."""
