@@ -377,8 +377,8 @@ def test_a_large_directory_costs_no_more_for_each_name(tmp_path, monkeypatch, nr
         nr_flushed = sb.nvram.nr_flushed_lines
         for n in range(100):
             link(sb, inode, root, b"one more %d" % n, volume.tick())
-        assert sum(loaded) < 100 * 5 * PAGE_SIZE
-        assert sb.nvram.nr_flushed_lines - nr_flushed < 100 * 120
+        assert sum(loaded) < 100 * 4 * PAGE_SIZE
+        assert sb.nvram.nr_flushed_lines - nr_flushed < 100 * 80
         loaded.clear()
         sb.dir_reader.lookup(root.disk, root.extents, b"name 4711")
         assert sum(loaded) <= 3 * PAGE_SIZE

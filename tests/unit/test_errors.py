@@ -25,6 +25,8 @@ OPERATING_ERRORS = [c for c in subclasses_of(XipfsError) if c.__module__ == erro
 ERRNO_NAMES = {
     "ControlError": "ENOTCONN",
     "DeviceError": "EIO",
+    "ExistsError": "EEXIST",
+    "FileTooLargeError": "EFBIG",
     "FormatError": "EUCLEAN",
     "FsError": "EIO",
     "ImageBusyError": "EBUSY",
@@ -36,6 +38,7 @@ ERRNO_NAMES = {
     "NoEntryError": "ENOENT",
     "NoSpaceError": "ENOSPC",
     "NotDirError": "ENOTDIR",
+    "NotEmptyError": "ENOTEMPTY",
     "NotPermittedError": "EPERM",
     "OutOfFramesError": "ENOMEM",
     "PolicyError": "EINVAL",
@@ -44,6 +47,9 @@ ERRNO_NAMES = {
     "SourceError": "EINVAL",
     "StaleError": "ESTALE",
     "SymlinkLoopError": "ELOOP",
+    "TooBigError": "E2BIG",
+    "TooManyLinksError": "EMLINK",
+    "TracingError": "ENODEV",
     "XipfsError": "EIO",
 }
 

@@ -15,7 +15,7 @@ Without *near*, from the lowest group that may have some, so that a sparse image
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ from xipfs.ondisk.group import (
     decode_group_desc,
 )
 from xipfs.ondisk.journal import JOURNAL_RECORD, merged_ranges
-from xipfs.ondisk.superblock import DiskSuperblock
+from xipfs.ondisk.superblock import STATE_BLOCK, DiskSuperblock
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Block
 
@@ -145,6 +145,7 @@ class Allocator:
     """
 
     __slots__ = (
+        "_areas",
         "_counts",
         "_disk",
         "_groups",
@@ -159,6 +160,14 @@ class Allocator:
         self._nvram = nvram
         self._disk = disk
         self._seed = disk.seed
+        nr_gdt_pages = -(-disk.nr_groups // _GROUPS_PER_PAGE)
+        self._areas = [  # [start, end) of what belongs to no file
+            (0, STATE_BLOCK + 1),
+            (disk.journal_block, disk.journal_block + disk.nr_journal_pages),
+            (disk.gdt_block, disk.gdt_block + nr_gdt_pages),
+            (disk.bitmap_block, disk.bitmap_block + disk.nr_groups),
+            (disk.nr_pages - 1, disk.nr_pages),
+        ]
         self._groups: dict[int, _Group] = {}
         self._counts: dict[int, int] = {}
         self._lowest_group = 0
@@ -195,12 +204,28 @@ class Allocator:
             self.nr_free_pages += end - start
             self._lowest_group = min(self._lowest_group, number)
 
-    def prepare(self, taken: Iterable[BlockRun], freed: Iterable[BlockRun]) -> AllocatorChange:
+    def check_of_file(self, block: int, nr_pages: int) -> None:
+        """Raise FormatError if a file says that it holds pages that no file can hold.
+
+        Whoever stores into pages, or frees them, because an extent says so asks first: a damaged
+        image must not be damaged further.
+        """
+        end = block + nr_pages
+        for area_start, area_end in self._areas:
+            if block < area_end and end > area_start:
+                raise FormatError(
+                    f"{self._nvram.path}: a file holds pages [{block}, {end}), where metadata is: "
+                    f"run xipfs fsck"
+                )
+
+    def prepare(self, taken: Sequence[BlockRun], freed: Sequence[BlockRun]) -> AllocatorChange:
         """Return what the image must say when *taken* are in use and *freed* are not.
 
         taken: from `take`. freed: in use in the image, or among *taken*.
         Raises: FormatError where pages are freed that are free; DeviceError.
         """
+        for block, nr_pages in freed:
+            self.check_of_file(block, nr_pages)
         bitmaps: dict[int, int] = {}
         spans: dict[int, list[tuple[int, int]]] = {}  # bytes of bitmaps that change
         nr_freed_pages = 0

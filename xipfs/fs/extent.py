@@ -31,6 +31,8 @@ __all__ = [
     "EXTENT_DEPTH_MAX",
     "ExtentMap",
     "ImageReader",
+    "check_depth",
+    "check_index",
     "iter_extents",
     "iter_nodes",
     "load_node",
@@ -181,10 +183,10 @@ class ExtentMap:
         """Read the leaf that covers *pgoff* into memory."""
         entries, first, end = self._inode.extents, 0, _PGOFF_END
         depth = self._inode.extent_depth
-        _check_depth(self._inode)
+        check_depth(self._inode)
         nodes = []
         while depth:
-            _check_index(self._inode, entries)
+            check_index(self._inode, entries)
             i = max(int(np.searchsorted(entries["pgoff"], pgoff, side="right")) - 1, 0)
             first = max(first, int(entries["pgoff"][i])) if i else first
             if i + 1 < len(entries):
@@ -230,7 +232,7 @@ def iter_nodes(
 
     Raises: FormatError, DeviceError.
     """
-    _check_depth(inode)
+    check_depth(inode)
     if inode.flags & InodeFlags.INLINE or not inode.extent_depth:
         return
     waiting = [(Block(int(block)), inode.extent_depth - 1) for block in inode.extents["block"]]
@@ -265,7 +267,8 @@ def iter_extents(
         yield from rows
 
 
-def _check_depth(inode: DiskInode) -> None:
+def check_depth(inode: DiskInode) -> None:
+    """Raise FormatError for a tree that is higher than one can be."""
     if inode.extent_depth > EXTENT_DEPTH_MAX:
         raise FormatError(
             f"inode {inode.ino}: an extent tree of depth {inode.extent_depth}, "
@@ -273,7 +276,8 @@ def _check_depth(inode: DiskInode) -> None:
         )
 
 
-def _check_index(inode: DiskInode, entries: ExtentArray) -> None:
+def check_index(inode: DiskInode, entries: ExtentArray) -> None:
+    """Raise FormatError for a node, not a leaf, in which no page can be looked up."""
     if not len(entries) or (entries["pgoff"][1:] <= entries["pgoff"][:-1]).any():
         raise FormatError(f"inode {inode.ino}: an index of extents is empty or out of order")
 

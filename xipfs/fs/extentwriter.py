@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 
 from xipfs.errors import RangeError, bug_on
-from xipfs.fs.extent import EXTENT_DEPTH_MAX, load_node
+from xipfs.fs.extent import EXTENT_DEPTH_MAX, check_depth, check_index, load_node
 from xipfs.ondisk.extent import (
     EXTENT_DTYPE,
     NR_INLINE_EXTENTS,
@@ -288,7 +288,9 @@ def _walk(tx: "Transaction", inode: DiskInode, pgoff: int) -> tuple[list[_Step],
     entries, first, end = inode.extents, 0, _PGOFF_END
     block: Block | None = None
     way = []
+    check_depth(inode)
     for depth in range(inode.extent_depth - 1, -1, -1):
+        check_index(inode, entries)
         starts = entries["pgoff"]
         i = max(int(np.searchsorted(starts, pgoff, side="right")) - 1, 0)
         if i:

@@ -129,6 +129,7 @@ def truncate_file(
             rest = size_bytes & PAGE_MASK
             block = inode.extents.find_block(Pgoff(size_bytes >> PAGE_SHIFT)) if rest else None
             if block is not None:
+                sb.allocator.check_of_file(block, 1)
                 tx.store((block << PAGE_SHIFT) + rest, bytes(PAGE_SIZE - rest))
             done = cut_inode(tx, disk, end)
     truncate_setsize(machine, inode.mapping, size_bytes)
@@ -186,7 +187,12 @@ def _write(
     end = pos + len(data)
     first = pos >> PAGE_SHIFT
     found = inode.extents.pieces(Pgoff(first), bytes_to_pages(end) - first)
-    holes = [(start, nr_pages) for start, block, nr_pages in found if block is None]
+    holes = []
+    for start, place, nr_pages in found:
+        if place is None:
+            holes.append((start, nr_pages))
+        else:
+            sb.allocator.check_of_file(place, nr_pages)
     if not holes and end <= size_bytes:
         xip_file_write_range(machine, mapping, pos, data)
         sb.touch(inode, now_ns)
@@ -247,6 +253,7 @@ def _pages_for(
                 pieces.append((pgoff, new_block, nr_new_pages, False))
                 pgoff += nr_new_pages
         if nr_unwritten_pages:
+            tx.sb.allocator.check_of_file(block, nr_unwritten_pages)
             pieces.append((pgoff, block, nr_unwritten_pages, True))
             pgoff += nr_unwritten_pages
     return pieces

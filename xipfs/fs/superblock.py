@@ -117,9 +117,9 @@ class SuperBlock:
         """
         nvram = NvramDevice.open(path, writable=writable)
         try:
-            disk = read_superblock(nvram)
             if writable:
-                return cls._open_to_write(nvram, disk, clock)
+                return cls._open_to_write(nvram, clock)
+            disk = read_superblock(nvram)
             state = _load_state(nvram, disk)
             if not state.flags & StateFlags.CLEAN:
                 raise FormatError(
@@ -135,20 +135,11 @@ class SuperBlock:
             raise
 
     @classmethod
-    def _open_to_write(
-        cls, nvram: NvramDevice, disk: DiskSuperblock, clock: Callable[[], int] | None
-    ) -> "SuperBlock":
+    def _open_to_write(cls, nvram: NvramDevice, clock: Callable[[], int] | None) -> "SuperBlock":
         if clock is None:
             bug_on(True, "a writer without a clock")
             raise AssertionError
-        if disk.ro_compat & ~RO_COMPAT_KNOWN:
-            raise ReadOnlyFsError(
-                f"{nvram.path}: uses features {disk.ro_compat & ~RO_COMPAT_KNOWN:#x} that this "
-                f"xipfs cannot write: mount it read-only"
-            )
-        journal = Journal(nvram, disk)
-        if not _is_clean(nvram, disk):
-            journal.replay()
+        disk, journal = _replay(nvram)
         state = _load_state(nvram, disk)
         if state.flags & StateFlags.ERROR:
             raise FormatError(f"{nvram.path}: found damaged earlier: run xipfs fsck on it")
@@ -164,6 +155,11 @@ class SuperBlock:
                 mounted_ns=now_ns,
                 mount_count=state.mount_count + 1,
             )
+        replica_offset = (disk.nr_pages - 1) << PAGE_SHIFT
+        if nvram.load(replica_offset, PAGE_SIZE) != nvram.load(0, PAGE_SIZE):
+            # A crash came when a feature had been turned on in the replica only.
+            with sb.transaction(now_ns) as tx:
+                tx.store(replica_offset, nvram.load(0, PAGE_SIZE))
         finish_orphans(sb, now_ns)
         return sb
 
@@ -371,13 +367,9 @@ def read_superblock(nvram: NvramDevice) -> DiskSuperblock:
     try:
         disk = decode_superblock(nvram.load(0, PAGE_SIZE), "page 0")
     except FormatError as exc:
+        if _find_replica(nvram) is None:
+            raise
         replica_block = (nvram.size_bytes >> PAGE_SHIFT) - 1
-        try:
-            decode_superblock(
-                nvram.load(replica_block << PAGE_SHIFT, PAGE_SIZE), f"page {replica_block}"
-            )
-        except (FormatError, DeviceError):
-            raise exc from None
         raise FormatError(f"{exc}; the replica in page {replica_block} is sound") from exc
     if disk.nr_pages << PAGE_SHIFT > nvram.size_bytes:
         raise FormatError(
@@ -385,6 +377,41 @@ def read_superblock(nvram: NvramDevice) -> DiskSuperblock:
             f"copy the image again"
         )
     return disk
+
+
+def _find_replica(nvram: NvramDevice) -> DiskSuperblock | None:
+    """Return the superblock in the last page, None if that is none."""
+    block = (nvram.size_bytes >> PAGE_SHIFT) - 1
+    try:
+        disk = decode_superblock(nvram.load(block << PAGE_SHIFT, PAGE_SIZE), f"page {block}")
+    except (FormatError, DeviceError):
+        return None
+    return disk
+
+
+def _replay(nvram: NvramDevice) -> tuple[DiskSuperblock, Journal]:
+    """Replay the journal of an image that is not clean; return its superblock and its journal.
+
+    A crash in the transaction that turns a feature on may have torn page 0: then the replica says
+    where the journal is, and the replay makes page 0 whole.
+    Raises: FormatError, DeviceError, NoSpaceError; ReadOnlyFsError.
+    """
+    try:
+        disk = read_superblock(nvram)
+    except FormatError:
+        replica = _find_replica(nvram)
+        if replica is None:
+            raise
+        disk = replica
+    if disk.ro_compat & ~RO_COMPAT_KNOWN:
+        raise ReadOnlyFsError(
+            f"{nvram.path}: uses features {disk.ro_compat & ~RO_COMPAT_KNOWN:#x} that this "
+            f"xipfs cannot write: mount it read-only"
+        )
+    journal = Journal(nvram, disk)
+    if not _is_clean(nvram, disk):
+        journal.replay()
+    return read_superblock(nvram), journal
 
 
 def _load_state(nvram: NvramDevice, disk: DiskSuperblock) -> DiskState:

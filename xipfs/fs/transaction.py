@@ -55,6 +55,8 @@ _NR_INODE_FILE_PAGES_MAX = 256
 """The inode file grows by a quarter, but by no more, so that it stays in few pieces."""
 _LOGGED_WHOLE_BYTES = 256
 """Stores of no more are logged as they are: finding what differs would cost more."""
+_COUNT_END = 1 << 62
+"""More than anything that can be counted."""
 _RUN_LOG_BYTES = 128
 """What one run of pages that are taken or freed adds to the log, about: bits and a descriptor."""
 
@@ -206,7 +208,13 @@ class Transaction:
         return found.disk
 
     def put_inode(self, inode: DiskInode) -> None:
-        """Change the inode of that number."""
+        """Change the inode of that number.
+
+        Raises: FormatError when a count is no number any more: it was wrong in the image.
+        """
+        for count in (inode.nr_pages, inode.nr_entries, inode.nlink):
+            if not 0 <= count < _COUNT_END:
+                raise FormatError(f"inode {inode.ino}: its counts are wrong: run xipfs fsck")
         self._inodes[inode.ino] = inode
 
     def new_inode(self, **fields: Any) -> DiskInode:  # noqa: ANN401
@@ -240,11 +248,18 @@ class Transaction:
         return inode
 
     def free_inode(self, ino: Ino) -> None:
-        """Put an inode that has no pages any more into the free list; it leaves the orphan list."""
+        """Put an inode that has no pages any more into the free list; it leaves the orphan list.
+
+        Raises: FormatError where pages are left that were not found; DeviceError.
+        """
         inode = self.inode(ino)
         if inode.flags & InodeFlags.ORPHAN:
             inode = self.remove_orphan(ino)
-        bug_on(inode.nr_pages != 0, "free_inode: it has pages", ino=ino, nr_pages=inode.nr_pages)
+        if inode.nr_pages:
+            raise FormatError(
+                f"inode {ino}: says that it holds {inode.nr_pages} pages more than it does: "
+                f"run xipfs fsck"
+            )
         state = self.state
         self._inodes[ino] = BLANK_INODE._replace(
             ino=ino, generation=inode.generation, next_ino=state.free_ino_head
@@ -310,6 +325,9 @@ class Transaction:
             self.state = self.state._replace(
                 nr_free_pages=self.state.nr_free_pages + change.nr_freed_pages
             )
+        state = self.state
+        if not (0 <= state.nr_free_pages < _COUNT_END and 1 <= state.nr_inodes < _COUNT_END):
+            raise FormatError(f"{sb.nvram.path}: the state's counts are wrong: run xipfs fsck")
         records = [*self._encoded_records(), *self._records(), *change.records]
         if records:
             new_pages = [*self._new_pages.items(), *change.new_pages]

@@ -93,6 +93,7 @@ def fill_hole(tx: Transaction, inode: Inode, pgoff: Pgoff) -> Block:
     unwritten = inode.extents.find_unwritten(pgoff, 1)
     if unwritten:
         [(_, block, _)] = unwritten
+        tx.sb.allocator.check_of_file(block, 1)
         tx.new_page(block, bytes(PAGE_SIZE))
         mark_written(tx, disk, pgoff, 1)
     else:

@@ -232,3 +232,23 @@ def test_a_count_that_is_too_high_ends(tmp_path: Path):
     assert region.allocator.nr_free_pages == free
     assert len(pages_of(region.take(free - 104))) == free - 104
     region.nvram.close()
+
+
+def test_pages_of_metadata_are_no_file_s(region: Region):
+    disk, check = region.disk, region.allocator.check_of_file
+    [(first, _)] = region.take(1)
+    check(first, 1)
+    for block in (
+        0,
+        1,
+        disk.journal_block + 1,
+        disk.gdt_block,
+        disk.bitmap_block,
+        disk.nr_pages - 1,
+    ):
+        with pytest.raises(FormatError, match="where metadata is: run xipfs fsck"):
+            check(block, 1)
+        with pytest.raises(FormatError, match="where metadata is"):
+            region.allocator.prepare([], [(Block(block - 1), 3)])
+    with pytest.raises(FormatError, match="where metadata is"):
+        check(2, disk.nr_pages)

@@ -1,5 +1,6 @@
 """chmod, chown, utimens, extended attributes and ACLs, without a kernel in between."""
 
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.crash import StoreLog, recovered
 from tests.kit.volume import OWNER, Volume
 from xipfs.errors import (
     ExistsError,
@@ -36,6 +38,7 @@ from xipfs.fs.posix_acl import (
 from xipfs.fs.superblock import SuperBlock
 from xipfs.ondisk.inode import InodeFlags
 from xipfs.ondisk.superblock import Compat
+from xipfs.units import PAGE_SIZE
 
 
 @pytest.fixture
@@ -174,6 +177,28 @@ def test_the_first_acl_turns_the_feature_on(volume, inode):
     assert volume.sb.disk.compat & Compat.ACL
     volume.check()
     assert volume.sb.disk.compat & Compat.ACL
+
+
+def test_a_crash_while_the_feature_is_turned_on(tmp_path):
+    """Also one that tears page 0: no state has an ACL without the feature, or two superblocks."""
+    acl = acl_from_text("u::rw,u:7:rwx,g::r,m::rwx,o::r")
+    with Volume(tmp_path / "nvram.img") as volume:
+        inode = mknod(volume.sb, volume.root, b"a", stat.S_IFREG | 0o644, OWNER, volume.tick())
+        with StoreLog(volume.sb.nvram) as log:
+            setxattr(volume.sb, inode, XATTR_ACL_ACCESS, acl, 0, volume.tick())
+        states = [*log.states(), *log.torn_states(1, 100)]
+        # Page 0 half-written, too: its record and what it covers are more than one word.
+        for before, after in itertools.pairwise(log.states()):
+            if before[:PAGE_SIZE] != after[:PAGE_SIZE]:
+                states += [after[:n] + before[n:] for n in (8, 16)]
+        found = set()
+        for state in set(states):
+            recovered(state, tmp_path / "crash.img")
+            sb = SuperBlock.open(tmp_path / "crash.img")
+            is_on = bool(sb.disk.compat & Compat.ACL)
+            found.add((is_on, len(sb.read_xattrs(sb.lookup(sb.iget(1), b"a")))))
+            sb.close()
+    assert found == {(False, 0), (True, 0), (True, 1)}
 
 
 def test_access_acl_and_mode_say_the_same(volume, inode):
