@@ -40,6 +40,7 @@ ERRNO_NAMES = {
     "NotDirError": "ENOTDIR",
     "NotEmptyError": "ENOTEMPTY",
     "NotPermittedError": "EPERM",
+    "NotSupportedError": "ENOTSUP",
     "OutOfFramesError": "ENOMEM",
     "PolicyError": "EINVAL",
     "RangeError": "ERANGE",
