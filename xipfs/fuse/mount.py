@@ -226,9 +226,6 @@ class Mount:
     def write_back(self) -> Iterator[None]:
         """Write back what is dirty in RAM, file by file, with a pause where others may work."""
         for inode in self.sb.inodes() if self.sb.writable else []:
-            # While others worked it may have gone, and its number been taken by another.
-            if self.sb.find_inode(inode.ino) is not inode:
-                continue
             if inode.mapping.i_pages or inode.times_dirty:
                 try:
                     sync_file(self.sb, self.machine, inode)
