@@ -21,8 +21,9 @@ attributes, names, an errno. In the end it lists the whole tree.
 Each sequence uses some of the kinds only (a "swarm"), so that rare ones come in long runs, too.
 
 Not compared, as filesystems may differ: sizes and offsets of directories, st_blocks, atime, inode
-numbers. Of an mtime that is now it is only known that it was not set. posix_fallocate(3) is left
-out: where there is no fallocate(2) the C library plays it by reads and writes.
+numbers, the mtime of a fifo (FUSE is not told of writes to one). Of an mtime that is now it is only
+known that it was not set. posix_fallocate(3) is left out: where there is no fallocate(2) the C
+library plays it by reads and writes.
 """
 
 import contextlib
@@ -292,14 +293,16 @@ def _digest(data: bytes) -> object:
 
 def _attributes(status: os.stat_result) -> object:
     is_directory = stat.S_ISDIR(status.st_mode)
-    mtime_s = status.st_mtime_ns / 1e9
+    mtime: object = "now" if status.st_mtime_ns > _NOW_S * 10**9 else status.st_mtime_ns
+    if stat.S_ISFIFO(status.st_mode):
+        mtime = None
     return (
         oct(status.st_mode),
         status.st_nlink,
         status.st_uid,
         status.st_gid,
         None if is_directory else status.st_size,
-        "now" if mtime_s > _NOW_S else status.st_mtime_ns,
+        mtime,
     )
 
 

@@ -94,7 +94,7 @@ def read_until(live: LiveMount, policy: Path, count: str) -> dict:
 
 def test_each_mistake_is_refused_and_counted(image: Path, mnt: Path):
     """Some pages are in RAM from the start, for those who take what is there."""
-    options = f"cache=none,policy=none,epoch=20,budget=6,ram={NR_FRAMES * PAGE_SIZE}"
+    options = f"ro,cache=none,policy=none,epoch=20,budget=6,ram={NR_FRAMES * PAGE_SIZE}"
     with mounted(image, mnt, options) as live:
         nr_errors = nr_refused = 0
         for mistake in MISTAKES:

@@ -120,7 +120,7 @@ def test_a_policy_that_asks_for_the_impossible(image: Path, mnt: Path):
         "        everything = np.arange(-50, 50) << 32\n"
         "        return Plan(promote=everything, demote=everything)\n"
     )
-    with mounted(image, mnt, f"epoch=20,policy={policy}") as live:
+    with mounted(image, mnt, f"ro,epoch=20,policy={policy}") as live:
         live.expected_logs += ["WARNING: policy .*mine.py: 200 of 200 entries refused"]
         live.wait_epochs(3)
         facts = live.stat()

@@ -263,7 +263,8 @@ def test_a_mountpoint_that_is_a_symbolic_link(image: Path, tmp_path: Path, mnt: 
 
 def test_two_mounts_of_one_image(image: Path, tmp_path: Path):
     """Many readers: each has its own RAM tier."""
-    with mounted(image, tmp_path / "a") as first, mounted(image, tmp_path / "b") as second:
+    a, b = tmp_path / "a", tmp_path / "b"
+    with mounted(image, a, "ro") as first, mounted(image, b, "ro") as second:
         assert (first.path / "hello").read_text() == (second.path / "hello").read_text()
         assert first.stat()["pid"] != second.stat()["pid"]
 
@@ -387,8 +388,7 @@ def test_the_helper_of_mount_8(image: Path, mnt: Path):
         done = helper(
             image, mnt, "-s", "-n", "-v", "-o", "rw,cache=full,x-systemd.automount,nofail"
         )
-        assert (done.returncode, done.stdout) == (0, "")
-        assert done.stderr == f"xipfs: {image}: mounting read-only, as this version always does\n"
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert (mnt / "hello").read_text() == "hello\n"
         assert ask(mnt, "stat")["cache"] == "full"
         done = helper(image, mnt, "-o", "ro")

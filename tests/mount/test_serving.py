@@ -275,7 +275,7 @@ def mount_flags(live: LiveMount) -> set[str]:
 
 def test_flags(image: Path, mnt: Path):
     with mounted(image, mnt) as live:
-        assert {"ro", "nosuid", "nodev", "default_permissions"} <= mount_flags(live)
+        assert {"rw", "nosuid", "nodev", "default_permissions"} <= mount_flags(live)
         assert "allow_other" not in mount_flags(live)
         found = find_mount(mnt)
         assert found is not None
@@ -286,7 +286,7 @@ def test_flags(image: Path, mnt: Path):
 def test_flags_for_root(image: Path, mnt: Path):
     with mounted(image, mnt, "suid,dev,noexec,allow_other,fsname=something") as live:
         flags = mount_flags(live)
-        assert {"ro", "noexec", "allow_other"} <= flags
+        assert {"rw", "noexec", "allow_other"} <= flags
         assert flags.isdisjoint({"nosuid", "nodev"})
         found = find_mount(mnt)
         assert found is not None

@@ -65,7 +65,7 @@ def folder() -> Iterator[Path]:
     (folder / "mnt").mkdir()
     os.chown(folder / "mnt", NOBODY, NOBODY)
     (folder / "roots").mkdir()
-    make_small_image(folder / "nvram.img")
+    os.chown(make_small_image(folder / "nvram.img"), NOBODY, NOBODY)
     yield folder
     shutil.rmtree(folder)
 

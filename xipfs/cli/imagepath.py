@@ -5,11 +5,15 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from xipfs.errors import DeviceError, InvalidArgumentError, XipfsError
+from xipfs.errors import ControlError, DeviceError, InvalidArgumentError, XipfsError
 from xipfs.fs.contents import find_paths, printable
 from xipfs.fs.superblock import SuperBlock
+from xipfs.fuse.client import ask
 
-__all__ = ["open_image", "paths_of", "split_image_path"]
+__all__ = ["looked_up_paths", "open_image", "paths_of", "split_image_path"]
+
+_NR_ASKED = 1000
+"""Inodes in one request, which is a line of limited length."""
 
 
 def split_image_path(text: str) -> tuple[Path, bytes]:
@@ -37,9 +41,28 @@ def open_image(path: Path) -> Iterator[SuperBlock]:
         sb.close()
 
 
-def paths_of(image: Path, inos: Collection[int]) -> dict[int, str]:
-    """Return a path of each inode, printable; "inode N" where it has none, or we may not look."""
-    found: dict[int, bytes] = {}
-    with contextlib.suppress(XipfsError), open_image(image) as sb:
-        found = find_paths(sb, inos)
-    return {ino: printable(found[ino]) if ino in found else f"inode {ino}" for ino in inos}
+def paths_of(mountpoint: Path, image: Path, inos: Collection[int]) -> dict[int, str]:
+    """Return a path of each inode, printable; "inode N" where it has none, or we may not look.
+
+    The daemon is asked first, who knows what was looked up; then the image, which cannot be opened
+    while it is mounted to write.
+    """
+    found = looked_up_paths(mountpoint, inos)
+    missing = [ino for ino in inos if ino not in found]
+    in_image: dict[int, bytes] = {}
+    if missing:
+        with contextlib.suppress(XipfsError), open_image(image) as sb:
+            in_image = find_paths(sb, missing)
+    found |= {ino: printable(path) for ino, path in in_image.items()}
+    return {ino: found.get(ino, f"inode {ino}") for ino in inos}
+
+
+def looked_up_paths(mountpoint: Path, inos: Collection[int]) -> dict[int, str]:
+    """Return a path of each inode that the daemon knows one of, printable."""
+    found: dict[int, str] = {}
+    asked = list(inos)
+    with contextlib.suppress(ControlError):
+        for start in range(0, len(asked), _NR_ASKED):
+            answer = ask(mountpoint, "paths", inos=asked[start : start + _NR_ASKED])
+            found |= {int(ino): printable(os.fsencode(path)) for ino, path in answer.items()}
+    return found

@@ -18,7 +18,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Label, OptionList, Static
 
-from xipfs.cli.imagepath import paths_of
+from xipfs.cli.imagepath import looked_up_paths, paths_of
 from xipfs.errors import ControlError, XipfsError
 from xipfs.policy.registry import policy_names
 from xipfs.units import format_size
@@ -36,9 +36,9 @@ _RAM_SHADES = ("#5a2d16", "#8a3f14", "#bd5a12", "#ec7d1c", "#ffb454")
 _Ask = Callable[..., dict[str, Any]]
 
 
-def run(ask: _Ask) -> None:
+def run(mountpoint: Path, ask: _Ask) -> None:
     """Take the terminal until the user or the daemon ends it. ask: as for TopApp."""
-    TopApp(ask, _PathFinder().find).run()
+    TopApp(ask, _PathFinder(mountpoint).find).run()
 
 
 def render_heat_map(region: dict[str, Any], columns: int) -> Text:
@@ -151,16 +151,18 @@ class TopApp(App[None]):
 
 
 class _PathFinder:
-    """Paths of inodes, read from the image and remembered."""
+    """Paths of inodes, as the daemon knows them now; others from the image, once."""
 
-    def __init__(self) -> None:
-        self._paths: dict[int, str] = {}
+    def __init__(self, mountpoint: Path) -> None:
+        self._mountpoint = mountpoint
+        self._from_image: dict[int, str] = {}
 
     def find(self, image: str, inos: list[int]) -> dict[int, str]:
-        missing = [ino for ino in inos if ino not in self._paths]
+        found = looked_up_paths(self._mountpoint, inos)
+        missing = [ino for ino in inos if ino not in found and ino not in self._from_image]
         if missing:
-            self._paths |= paths_of(Path(image), missing)
-        return self._paths
+            self._from_image |= paths_of(self._mountpoint, Path(image), missing)
+        return self._from_image | found
 
 
 def _facts_text(facts: dict[str, Any], before: dict[str, Any] | None) -> Text:

@@ -128,7 +128,7 @@ def _repeat(mountpoint: Path, facts: dict[str, Any], interval_s: float) -> Itera
 
 def _numastat(mountpoint: Path, _detail: str | None, as_json: bool) -> Iterator[str]:
     facts = ask(mountpoint, "stat", files=_NR_NUMASTAT_FILES)
-    paths = paths_of(Path(facts["image"]), [file["ino"] for file in facts["files"]])
+    paths = paths_of(mountpoint, Path(facts["image"]), [file["ino"] for file in facts["files"]])
     rows = [{"path": paths[file["ino"]], **file} for file in facts["files"]]
     return iter([json.dumps(rows)]) if as_json else render_numastat(rows)
 

@@ -24,4 +24,4 @@ def top(mountpoint: Annotated[Path, typer.Argument(metavar="MNT")]) -> None:
         raise InvalidArgumentError(
             f"top needs textual ({exc}): pip install 'xipfs[fuse]'"
         ) from None
-    screen.run(ask_mount)
+    screen.run(mountpoint, ask_mount)

@@ -62,7 +62,7 @@ def _record(
                 tier=ranges.tier,
             )
         writer.facts |= recording.facts()
-        writer.facts["paths"] = paths_of(Path(facts["image"]), recording.files)
+        writer.facts["paths"] = paths_of(mountpoint, Path(facts["image"]), recording.files)
     summary = {
         "output": str(output),
         "rows": writer.nr_rows,

@@ -12,6 +12,7 @@ and root, as the kernel names the peer (SO_PEERCRED): all others get an error.
               (numbers)      of files the hottest "files"
     smaps     address, ino   areas from an address on, of one file if ino is given: see `maps`
     pagemap   address, ino   the same with runs of pages; "next" is the address of the next part
+    paths     inos           a path of each inode by which it was looked up, where one is known
     ping                     "pong"; the connection then stays open until the daemon ends
     trace                    the clocks; the connection is a `trace_stream` from then on
 
@@ -33,7 +34,7 @@ import trio
 
 from xipfs.errors import ControlError, XipfsError
 from xipfs.fs.superblock import SuperBlock
-from xipfs.fuse.maps import pagemap_part, smaps_part
+from xipfs.fuse.maps import pagemap_part, path_of, smaps_part
 from xipfs.fuse.mount import Mount
 from xipfs.fuse.steering import Steering
 from xipfs.fuse.trace_stream import encode_ranges
@@ -66,6 +67,7 @@ class ControlServer:
             "stat": self._stat,
             "smaps": functools.partial(self._maps, smaps_part),
             "pagemap": functools.partial(self._maps, pagemap_part),
+            "paths": self._paths,
             "ping": self._ping,
             "trace": self._trace,
             **Steering(mount).requests,
@@ -161,6 +163,21 @@ class ControlServer:
                 "heat": region.heat.tolist(),
             }
         return facts
+
+    async def _paths(self, request: dict[str, Any]) -> dict[str, str]:
+        inos = request.get("inos", [])
+        if not isinstance(inos, list) or not all(type(ino) is int for ino in inos):
+            raise ControlError("inos: a list of numbers")
+        return self._mount.dispatch(self._find_paths, inos)
+
+    def _find_paths(self, inos: list[int]) -> dict[str, str]:
+        sb = self._mount.sb
+        found = {ino: sb.find_inode(Ino(ino)) for ino in inos}
+        return {
+            str(ino): path
+            for ino, inode in found.items()
+            if inode is not None and (path := path_of(sb, inode)) is not None
+        }
 
     async def _maps(self, part: _MapsPart, request: dict[str, Any]) -> dict[str, Any]:
         address, ino = request.get("address", 0), request.get("ino")

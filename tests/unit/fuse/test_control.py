@@ -133,6 +133,16 @@ async def test_a_bad_address_or_inode(connect, request_name, value):
         assert answer == {"ok": False, "error": "ino: a number, or none for all files"}
 
 
+async def test_paths_of_what_was_looked_up(connect, mount):
+    inode = mount.operations.lookup(INO_ROOT, b"big")
+    connection = await connect()
+    answer = await connection.ask(line({"request": "paths", "inos": [inode.ino, 999, INO_ROOT]}))
+    assert answer["answer"] == {str(inode.ino): "/big", str(INO_ROOT): "/"}
+    for inos in (7, "x", [None], [True], {"1": 1}):
+        answer = await connection.ask(line({"request": "paths", "inos": inos}))
+        assert answer == {"ok": False, "error": "inos: a list of numbers"}
+
+
 async def test_ping(connect):
     assert await (await connect()).ask(line({"request": "ping"})) == {"ok": True, "answer": "pong"}
 
@@ -154,7 +164,9 @@ async def test_no_such_request(connect, what):
     connection = await connect()
     answer = await connection.ask(NONSENSE[what] + b"\n")
     assert not answer["ok"]
-    assert answer["error"].startswith("no such request: there are stat, smaps, pagemap, ping, ")
+    assert answer["error"].startswith(
+        "no such request: there are stat, smaps, pagemap, paths, ping, "
+    )
     assert (await connection.ask(line({"request": "ping"})))["ok"], "and it goes on"
 
 
