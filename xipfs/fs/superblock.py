@@ -184,10 +184,11 @@ class SuperBlock:
         """Begin a transaction, which ends with the `with` block it is used for.
 
         use_reserve: it may have the last free pages, since it is about to free some.
-        Raises: ReadOnlyFsError. Bug: another one is open.
+        Raises: ReadOnlyFsError; DeviceError after one failed half-way. Bug: another one is open.
         """
         if not self.writable:
             raise ReadOnlyFsError(f"{self.nvram.path}: mounted read-only")
+        self.journal.check_usable()
         bug_on(self._open_transaction is not None, "a transaction in a transaction")
         transaction = Transaction(self, now_ns, use_reserve=use_reserve)
         self._open_transaction = transaction
