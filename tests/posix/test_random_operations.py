@@ -1,5 +1,6 @@
 """Random operations on a mount and on tmpfs, side by side: see tests/kit/twins.py."""
 
+import ast
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -66,6 +67,27 @@ def test_the_filesystems_of_linux_agree(tmpfs: Path, parent: str):
         Side(Path(other)) as theirs,
     ):
         play(range(NR_SEQUENCES), ours, theirs, 3)
+
+
+_KEEPS_ATTRIBUTES = """
+import xipfs.fuse.operations
+xipfs.fuse.operations.Operations.removexattr = lambda *_: None
+"""
+
+
+@pytest.mark.fuse
+@pytest.mark.root
+def test_a_difference_is_found_and_made_short(image: Path, tmpfs: Path, tmp_path: Path):
+    """By this daemon, which only says that it has removed an attribute."""
+    with (
+        mounted(image, tmp_path / "mnt", prelude=_KEEPS_ATTRIBUTES) as live,
+        Side(tmpfs) as ours,
+        Side(live.path) as theirs,
+        pytest.raises(pytest.fail.Exception) as caught,
+    ):
+        play(range(NR_SEQUENCES), ours, theirs, 3)
+    replay = str(caught.value).partition("replay = ")[2]
+    assert [op[1] for op in ast.literal_eval(replay)] == ["open", "removexattr"]
 
 
 @pytest.mark.fuse
