@@ -318,6 +318,41 @@ def test_the_daemon_forgets_what_nobody_uses(image: Path, mnt: Path):
         assert (facts["open_handles"], facts["vmas"]) == (0, 0)
 
 
+def test_pages_that_go_are_not_pinned_any_more(image: Path, mnt: Path):
+    """Else those of the next file with that number would be."""
+    with mounted(image, mnt, "ram=1M,policy=none") as live:
+        (mnt / "file").write_bytes(b"x" * 12288)
+        assert xipfs("tier", mnt, "pin", mnt / "file").returncode == 0
+        assert live.stat()["pinned_pages"] == 3
+        os.truncate(mnt / "file", 4097)
+        assert live.stat()["pinned_pages"] == live.stat()["ram_pages"] == 2
+        os.unlink(mnt / "file")
+        wait_until(lambda: live.stat()["pinned_pages"] == 0)
+        assert live.stat()["ram_pages"] == 0
+
+
+def test_policies_hear_of_writes(image: Path, mnt: Path):
+    """And of pages that went before they could be moved they are not told off."""
+    policy = mnt.with_name("mine.py")
+    policy.write_text(
+        "from xipfs.policy import Plan\n"
+        "class Policy:\n"
+        "    pages = []\n"
+        "    def decide(self, batch, tiers):\n"
+        "        written = batch.page[batch.kind == 1].tolist()\n"
+        "        self.pages += [page for page in written if page not in self.pages]\n"
+        "        return Plan(promote=[p for p in self.pages if p not in tiers.resident.tolist()])\n"
+    )
+    with mounted(image, mnt, f"ram=1M,epoch=20,policy={policy}") as live:
+        (mnt / "file").write_bytes(b"x" * 12288)
+        wait_until(lambda: live.stat()["ram_pages"] == 3)
+        assert (mnt / "file").read_bytes() == b"x" * 12288
+        os.unlink(mnt / "file")
+        wait_until(lambda: live.stat()["ram_pages"] == 0)
+        live.wait_epochs(3)  # it goes on asking for them
+        assert (live.stat()["policy_errors"], live.stat()["plan_refused"]) == (0, 0)
+
+
 @pytest.mark.root
 def test_a_full_host_disk_is_enospc(tmp_path: Path, mnt: Path):
     """A sparse image whose blocks the host cannot give: no signal, and nothing that was is lost."""
