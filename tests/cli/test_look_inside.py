@@ -1,5 +1,6 @@
 """info, fsck, ls, cat, cp and dump: what they print, and how they exit."""
 
+import fcntl
 import json
 import os
 import pty
@@ -145,10 +146,49 @@ def test_fsck_says_what_it_did_not_check(run, sample, tmp_path):
     assert "not checked: the rest: a newer xipfs must do it" in out.decode().splitlines()
 
 
+def test_fsck_repairs_when_told(run, sample, tmp_path):
+    sample.image.change_inode(sample.hard, nlink=7)
+    image = sample.image.write(tmp_path / "nvram.img")
+    before = image.read_bytes()
+    assert run("fsck", "-n", image)[0] == 4
+    assert image.read_bytes() == before
+    code, out, err = run("fsck", "-p", image)
+    assert (code, err) == (1, [])
+    assert out.decode().splitlines() == [
+        f"I24 repaired: inode {sample.hard}: 2 links",
+        f"{image}: 1 repair, clean; 42 inodes, 3 of them directories; 65 of 256 pages in use",
+    ]
+    assert run("fsck", "-y", image)[0] == 0
+    assert run("fsck", image)[0] == 0
+
+
+def test_fsck_says_what_it_leaves(run, sample, tmp_path):
+    sample.image.change_entry(sample.etc, b"hosts", ino=1 << 40)
+    image = sample.image.write(tmp_path / "nvram.img")
+    code, out, _ = run("fsck", "-p", image)
+    assert code == 4
+    assert "not checked: names: not repaired, as -p loses nothing" in out.decode().splitlines()
+    code, out, _ = run("fsck", "-y", "--json", image)
+    facts = json.loads(out)
+    assert code == facts["exit_code"] == 1
+    assert facts["findings"] == []
+    assert {"invariant": "I20", "name": "dir_entries"}.items() <= facts["repairs"][1].items()
+
+
+def test_fsck_repairs_nothing_that_is_in_use(run, image):
+    with image.open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        assert run("fsck", image)[0] == 0
+        code, _, err = run("fsck", "-y", image)
+    assert code == 8
+    assert err[0].startswith(f"xipfs: {image}: in use")
+
+
 def test_fsck_exits_as_fsck_does(run, tmp_path):
     assert run("fsck", tmp_path / "missing")[0] == 8
     assert run("fsck")[0] == 16
     assert run("fsck", "--unknown", tmp_path)[0] == 16
+    assert run("fsck", "-p", "-y", tmp_path)[0] == 16
 
 
 # ls

@@ -15,7 +15,7 @@ from xipfs.errors import DeviceError, FormatError, ImageBusyError, XipfsError
 from xipfs.fuse.mount import Mount
 from xipfs.fuse.options import MountOptions
 from xipfs.mm.migrate import promote_pages
-from xipfs.ondisk.superblock import StateFlags
+from xipfs.ondisk.superblock import STATE_INODE_OFFSET, StateFlags
 from xipfs.units import PAGE_SIZE
 
 OPTIONS = MountOptions(ro=True, ram_bytes=8 * PAGE_SIZE)
@@ -137,6 +137,19 @@ def test_a_root_that_is_none(made: Made, tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize("offset", [100, PAGE_SIZE + 40, PAGE_SIZE + STATE_INODE_OFFSET + 40])
+def test_a_refusal_says_what_to_run(made: Made, tmp_path: Path, offset: int):
+    flip(made, offset)
+    image = made.image.write(tmp_path / "damaged.img")
+    assert refusal(FormatError, image).endswith(f": run xipfs fsck {image}")
+
+
+def test_what_was_found_damaged_is_not_mounted(made: Made, tmp_path: Path):
+    made.image.change_state(flags=int(StateFlags.CLEAN | StateFlags.ERROR))
+    image = made.image.write(tmp_path / "error.img")
+    assert refusal(FormatError, image) == f"{image}: found damaged earlier: run xipfs fsck {image}"
+
+
 def test_a_damaged_root(made: Made, tmp_path: Path):
     flip(made, made.image.inode_offset(1) + 30)
     assert "inode 1" in refusal(FormatError, made.image.write(tmp_path / "root.img"))
@@ -230,7 +243,7 @@ def test_names_that_lead_nowhere(made: Made, serve):
 
 
 def test_extents_outside_of_the_image(made: Made, serve, expected_logs):
-    expected_logs("inode .*: outside of the image's 256 pages")
+    expected_logs("inode .*: outside of the image's 256 pages, in its metadata, or out of order")
     made.image.change_extent(made.inos[NAMES[3]], 0, block=1 << 40)
     files = serve()
     opened = files.open(NAMES[3])

@@ -11,9 +11,12 @@ __all__ = ["MemoryTransaction"]
 class MemoryTransaction:
     def __init__(self, nr_pages: int = 1 << 20) -> None:
         self.size_bytes = nr_pages << PAGE_SHIFT
+        self.metadata_runs = ()
         self.now_ns = 1
         self.sb = SimpleNamespace(
-            seed=7, disk=SimpleNamespace(hash_key=bytes(16)), find_inode=lambda _: None
+            seed=7,
+            disk=SimpleNamespace(hash_key=bytes(16), nr_pages=nr_pages),
+            find_inode=lambda _: None,
         )
         self.pages: dict[int, bytes] = {}
         self.inodes: dict[int, DiskInode] = {}

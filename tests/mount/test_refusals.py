@@ -309,7 +309,7 @@ def test_stat_of_a_dead_mount(refused: Refused, image: Path, mnt: Path):
 def test_stat_of_a_mount_that_lost_its_socket(refused: Refused, image: Path, mnt: Path):
     prelude = (
         "import xipfs.fuse.control as control\n"
-        "control.ControlServer.address = b'xipfs.nobody.listens.here'\n"
+        "control.ControlServer.address = b'xipfs.1.0123456789abcdef'\n"
     )
     with mounted(image, mnt, prelude=prelude):
         assert refused("stat", mnt) == f"{mnt}: its daemon does not answer: Connection refused"

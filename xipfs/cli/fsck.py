@@ -1,6 +1,7 @@
-"""`xipfs fsck IMAGE`: check every invariant of an image; docs/FSCK.md lists them."""
+"""`xipfs fsck IMAGE`: check every invariant of an image, and repair it; docs/FSCK.md lists them."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from xipfs.fs.fsck import FsckProgress, FsckReport
+from xipfs.fs.fsck import Finding, FsckProgress, FsckReport, Repair, repair
 from xipfs.fs.fsck import fsck as check_image
 
 __all__ = ["fsck"]
@@ -18,11 +19,19 @@ __all__ = ["fsck"]
 
 def fsck(
     image: Annotated[Path, typer.Argument(metavar="IMAGE")],
+    check_only: Annotated[bool, typer.Option("-n", help="Change nothing (default).")] = False,
+    safe: Annotated[bool, typer.Option("-p", help="Repair what loses nothing.")] = False,
+    unsafe: Annotated[bool, typer.Option("-y", help="Repair all that can be repaired.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The findings, for programs.")] = False,
 ) -> int:
-    """Check an image and change nothing: exit code 0 clean, 4 damaged, 8 could not judge."""
+    """Check an image: exit code 0 clean, 1 repaired, 4 damaged, 8 could not judge."""
+    if check_only + safe + unsafe > 1:
+        raise typer.BadParameter("one of -n, -p and -y")
     with _progress() as progress:
-        report = check_image(image, progress)
+        if safe or unsafe:
+            report = repair(image, unsafe=unsafe, now_ns=time.time_ns(), progress=progress)
+        else:
+            report = check_image(image, progress)
     if as_json:
         print(json.dumps(_facts(image, report), indent=1))
     else:
@@ -34,14 +43,8 @@ def _facts(image: Path, report: FsckReport) -> dict[str, object]:
     return {
         "image": str(image),
         "exit_code": report.exit_code,
-        "findings": [
-            {
-                "invariant": str(finding.invariant),
-                "name": finding.invariant.name.lower(),
-                "text": finding.text,
-            }
-            for finding in report.findings
-        ],
+        "repairs": [_fact(done) for done in report.repairs],
+        "findings": [_fact(finding) for finding in report.findings],
         "unchecked": list(report.unchecked),
         "nr_pages": report.nr_pages,
         "nr_used_pages": report.nr_used_pages,
@@ -50,15 +53,26 @@ def _facts(image: Path, report: FsckReport) -> dict[str, object]:
     }
 
 
+def _fact(about: Finding | Repair) -> dict[str, str]:
+    invariant = about.invariant
+    return {"invariant": str(invariant), "name": invariant.name.lower(), "text": about.text}
+
+
 def _lines(image: Path, report: FsckReport) -> list[str]:
-    number = len(report.findings)
-    verdict = f"{number} finding{'s' * (number != 1)}" if number else "clean"
+    verdict = _number(len(report.findings), "finding") if report.findings else "clean"
+    if report.repairs:
+        verdict = f"{_number(len(report.repairs), 'repair')}, {verdict}"
     return [
+        *(f"{done.invariant} repaired: {done.text}" for done in report.repairs),
         *map(str, report.findings),
         *(f"not checked: {text}" for text in report.unchecked),
         f"{image}: {verdict}; {report.nr_inodes} inodes, {report.nr_dirs} of them directories; "
         f"{report.nr_used_pages} of {report.nr_pages} pages in use",
     ]
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 @contextmanager

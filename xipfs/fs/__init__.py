@@ -11,6 +11,6 @@ transaction changes of metadata, all or none: journal, allocator; extentwriter, 
 namespace   create, link, unlink, rename, mkdir, ..; attributes: chmod, xattrs; orphans: what goes
 mkfs        entries -> an image: builder, inodetable, pack, pagewriter, newimage
 source      a directory tree -> entries; tarsource, posix_acl: a tar stream -> entries
-fsck        every invariant of an image, one function each
+fsck        every invariant of an image, one function each, and its repair, another
 contents    bytes and names without any mm; copyout, info, dump: what commands do with them
 """

@@ -21,7 +21,7 @@ from xipfs.fs.contents import iter_data, list_directory, printable
 from xipfs.fs.inode import Inode
 from xipfs.fs.namei import PATH_MAX
 from xipfs.fs.superblock import SuperBlock
-from xipfs.units import Ino
+from xipfs.units import PAGE_SHIFT, Ino
 
 __all__ = ["CopyStatistics", "copy_out"]
 
@@ -56,11 +56,21 @@ def copy_out(
 class _Copy:
     """One copy under way. paths: where inodes with several names went."""
 
-    __slots__ = ("_dirs", "_is_root", "_paths", "_sb", "_warn", "nr_failures", "nr_files")
+    __slots__ = (
+        "_dirs",
+        "_is_root",
+        "_nr_left_bytes",
+        "_paths",
+        "_sb",
+        "_warn",
+        "nr_failures",
+        "nr_files",
+    )
 
     def __init__(self, sb: SuperBlock, warn: Callable[[str], None]) -> None:
         self._sb = sb
         self._warn = warn
+        self._nr_left_bytes = sb.disk.nr_pages << PAGE_SHIFT
         self._is_root = os.geteuid() == 0
         self._paths: dict[Ino, bytes] = {}
         self._dirs: set[Ino] = set()
@@ -121,6 +131,7 @@ class _Copy:
             fd = os.open(path, flags, 0o600)
             try:
                 for offset, data in iter_data(self._sb, inode):
+                    self._take_room(inode, len(data))
                     _write_all(fd, data, offset)
                 os.ftruncate(fd, disk.size_bytes)
             finally:
@@ -134,6 +145,14 @@ class _Copy:
             os.mknod(path, stat.S_IFMT(disk.mode) | 0o600, disk.rdev)
         else:
             raise FormatError(f"inode {inode.ino} has a mode of no type: {disk.mode:#o}")
+
+    def _take_room(self, inode: Inode, size_bytes: int) -> None:
+        """Count what is copied: every page has one owner, so it cannot be more than there is."""
+        self._nr_left_bytes -= size_bytes
+        if self._nr_left_bytes < 0:
+            raise FormatError(
+                f"inode {inode.ino}: the copy has more pages than the image has: extents overlap"
+            )
 
     def _finish(self, inode: Inode, path: bytes) -> None:
         """Give what was made its owner, mode, attributes and times: in this order, each counts."""

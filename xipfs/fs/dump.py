@@ -22,7 +22,7 @@ from xipfs.fs.info import flag_names
 from xipfs.fs.superblock import read_superblock
 from xipfs.ondisk.dentry import DIR_PAGE, decode_dir_page
 from xipfs.ondisk.extent import ExtentFlags
-from xipfs.ondisk.group import GROUP_DESC, GroupFlags
+from xipfs.ondisk.group import GROUP_DESC, GROUP_SHIFT, GroupFlags
 from xipfs.ondisk.inode import (
     INO_INODE_FILE,
     INODE,
@@ -162,7 +162,9 @@ def _journal_headers(nvram: NvramDevice, disk: DiskSuperblock) -> list[Dump]:
 
 def _groups(nvram: NvramDevice, disk: DiskSuperblock) -> Dump:
     used, nr_unused = [], 0
-    for group in range(disk.nr_groups):
+    # So many the image has, whatever its superblock says.
+    nr_groups = min(disk.nr_groups, -(-nvram.size_bytes >> PAGE_SHIFT + GROUP_SHIFT))
+    for group in range(nr_groups):
         offset = (disk.gdt_block << PAGE_SHIFT) + group * GROUP_DESC.size_bytes
         record = nvram.load(offset, GROUP_DESC.size_bytes)
         dump = _record(GROUP_DESC, record, disk.seed, f"group {group}")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from xipfs.errors import FormatError
 from xipfs.ondisk.extent import ExtentArray, ExtentFlags, decode_node
-from xipfs.ondisk.inode import DiskInode, InodeFlags
+from xipfs.ondisk.inode import FILE_SIZE_BYTES_MAX, DiskInode, InodeFlags
 from xipfs.units import (
     NVRAM_PFN_START,
     PAGE_SHIFT,
@@ -32,16 +32,19 @@ __all__ = [
     "ExtentMap",
     "ImageReader",
     "check_depth",
+    "check_extents",
     "check_index",
     "iter_extents",
     "iter_nodes",
     "load_node",
+    "may_hold",
 ]
 
 EXTENT_DEPTH_MAX = 4
 """Enough for 5 * 169^4 extents: about as many as the largest file has pages."""
 
 _PGOFF_END = 1 << 64
+_FILE_PAGES_MAX = FILE_SIZE_BYTES_MAX >> PAGE_SHIFT
 _UNWRITTEN = int(ExtentFlags.UNWRITTEN)
 
 
@@ -51,6 +54,11 @@ class ImageReader(Protocol):
     @property
     def size_bytes(self) -> int:
         """Of the image."""
+        ...
+
+    @property
+    def metadata_runs(self) -> tuple[tuple[int, int], ...]:
+        """Pages [start, end) of the image that no file may have: see `fs.layout`."""
         ...
 
     def load(self, offset: int, size_bytes: int) -> bytes:
@@ -195,7 +203,7 @@ class ExtentMap:
             nodes.append(Block(int(entries["block"][i])))
             entries = load_node(self._nvram, self._seed, self._inode, nodes[-1], depth)
         rows = entries.tolist()
-        _check_extents(self._inode, rows, self._nvram.size_bytes >> PAGE_SHIFT)
+        check_extents(self._nvram, self._inode, rows)
         written = [row for row in rows if not row[3] & _UNWRITTEN]
         self._unwritten = [row for row in rows if row[3] & _UNWRITTEN] if written != rows else []
         self._starts = [row[0] for row in written]
@@ -203,6 +211,14 @@ class ExtentMap:
         self._blocks = [row[1] for row in written]
         self._first, self._end = first, end
         self._nodes = nodes
+
+
+def may_hold(image: ImageReader, block: int, nr_pages: int) -> bool:
+    """May some inode have the pages [block, block + nr_pages), as far as the superblock tells?"""
+    end = block + nr_pages
+    return 0 < block <= end <= image.size_bytes >> PAGE_SHIFT and not any(
+        block < run_end and end > run_start for run_start, run_end in image.metadata_runs
+    )
 
 
 def load_node(
@@ -213,8 +229,8 @@ def load_node(
     Raises: FormatError, DeviceError.
     """
     where = f"page {block}, extents of inode {inode.ino}"
-    if not 0 < block < nvram.size_bytes >> PAGE_SHIFT:
-        raise FormatError(f"{where}: outside of the image")
+    if not may_hold(nvram, block, 1):
+        raise FormatError(f"{where}: outside of the image, or in its metadata")
     page = nvram.load(block << PAGE_SHIFT, PAGE_SIZE)
     ino, generation, found_depth, entries = decode_node(page, seed, where)
     if (ino, generation, found_depth) != (inode.ino, inode.generation, depth):
@@ -261,14 +277,18 @@ def iter_extents(
     leaves: Iterable[ExtentArray] = [inode.extents]
     if inode.extent_depth:
         leaves = (e for _, depth, e in iter_nodes(nvram, seed, inode) if depth == 0)
+    nr_left = nvram.size_bytes >> PAGE_SHIFT
     for entries in leaves:
         rows = entries.tolist()
-        _check_extents(inode, rows, nvram.size_bytes >> PAGE_SHIFT)
+        check_extents(nvram, inode, rows)
+        nr_left -= sum(row[2] for row in rows)
+        if nr_left < 0:
+            raise FormatError(f"inode {inode.ino}: more pages than the image has: extents overlap")
         yield from rows
 
 
 def check_depth(inode: DiskInode) -> None:
-    """Raise FormatError for a tree that is higher than one can be."""
+    """Refuse a tree that is deeper than any can be. Raises: FormatError."""
     if inode.extent_depth > EXTENT_DEPTH_MAX:
         raise FormatError(
             f"inode {inode.ino}: an extent tree of depth {inode.extent_depth}, "
@@ -277,19 +297,28 @@ def check_depth(inode: DiskInode) -> None:
 
 
 def check_index(inode: DiskInode, entries: ExtentArray) -> None:
-    """Raise FormatError for a node, not a leaf, in which no page can be looked up."""
+    """Refuse an index that leads nowhere, or back. Raises: FormatError."""
     if not len(entries) or (entries["pgoff"][1:] <= entries["pgoff"][:-1]).any():
         raise FormatError(f"inode {inode.ino}: an index of extents is empty or out of order")
 
 
-def _check_extents(
-    inode: DiskInode, rows: list[tuple[int, int, int, int]], nr_image_pages: int
+def check_extents(
+    nvram: ImageReader, inode: DiskInode, rows: list[tuple[int, int, int, int]]
 ) -> None:
+    """Refuse extents, in a leaf or inode, of pages that no file can have. Raises: FormatError."""
+    nr_image_pages = nvram.size_bytes >> PAGE_SHIFT
+    metadata_runs = nvram.metadata_runs
     end = 0
     for pgoff, block, nr_pages, _ in rows:
-        if pgoff < end or block <= 0 or block + nr_pages > nr_image_pages:
+        block_end = block + nr_pages
+        bad = pgoff < end or nr_pages < 1 or block <= 0 or block_end > nr_image_pages
+        for run_start, run_end in metadata_runs:
+            if block < run_end and block_end > run_start:
+                bad = True
+        end = pgoff + nr_pages
+        if bad or end > _FILE_PAGES_MAX:
             raise FormatError(
                 f"inode {inode.ino}: extent of {nr_pages} pages at file page {pgoff}, image "
-                f"page {block}: outside of the image's {nr_image_pages} pages, or out of order"
+                f"page {block}: outside of the image's {nr_image_pages} pages, in its metadata, "
+                f"or out of order"
             )
-        end = pgoff + nr_pages

@@ -26,7 +26,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 
 from xipfs.errors import RangeError, bug_on
-from xipfs.fs.extent import EXTENT_DEPTH_MAX, check_depth, check_index, load_node
+from xipfs.fs.extent import (
+    EXTENT_DEPTH_MAX,
+    check_depth,
+    check_extents,
+    check_index,
+    load_node,
+)
 from xipfs.ondisk.extent import (
     EXTENT_DTYPE,
     NR_INLINE_EXTENTS,
@@ -284,7 +290,10 @@ def _put_payload(
 
 
 def _walk(tx: "Transaction", inode: DiskInode, pgoff: int) -> tuple[list[_Step], int, int]:
-    """Return the way from the payload to the leaf of *pgoff*, and what pages are that leaf's."""
+    """Return the way from the payload to the leaf of *pgoff*, and what pages are that leaf's.
+
+    Raises: FormatError, DeviceError.
+    """
     entries, first, end = inode.extents, 0, _PGOFF_END
     block: Block | None = None
     way = []
@@ -300,6 +309,7 @@ def _walk(tx: "Transaction", inode: DiskInode, pgoff: int) -> tuple[list[_Step],
         way.append(_Step(block, entries, i))
         block = Block(int(entries["block"][i]))
         entries = load_node(tx, tx.sb.seed, inode, block, depth)
+    check_extents(tx, inode, entries.tolist())
     way.append(_Step(block, entries, 0))
     return way, first, end
 

@@ -28,6 +28,7 @@ from xipfs.ondisk.journal import (
     JOURNAL_HEADER,
     JOURNAL_RECORD,
     NR_JOURNAL_HEADERS,
+    SEQUENCE_MAX,
     DiskJournalHeader,
     JournalRecordKind,
     decode_journal_header,
@@ -81,7 +82,8 @@ class Journal:
             )
         page = nvram.load(self._area_start, PAGE_SIZE)
         header, number = _newest_header(page, self._seed)
-        if header.sequence < 1 or header.head % 8 or header.head >= self._ring_size_bytes:
+        sane = 1 <= header.sequence <= SEQUENCE_MAX and header.head < self._ring_size_bytes
+        if not sane or header.head % 8:
             raise FormatError(
                 f"the journal starts with sequence {header.sequence} at byte {header.head:#x} of "
                 f"{self._ring_size_bytes:#x}: run xipfs fsck"
@@ -100,6 +102,13 @@ class Journal:
         sizes = (journal_record_size_bytes(len(data)) for _, data in records)
         return _COMMIT_SIZE_BYTES + sum(sizes)
 
+    def check_usable(self) -> None:
+        """Raise DeviceError if the journal is aborted: the image may have half of a change."""
+        if self.aborted:
+            raise DeviceError(
+                f"{self._nvram.path}: writing failed earlier: unmount it, a mount will recover it"
+            )
+
     def commit(self, records: Sequence[tuple[int, bytes]]) -> None:
         """Make what was flushed before and all *records* (target, bytes) durable, or none of them.
 
@@ -107,10 +116,7 @@ class Journal:
         Raises: NoSpaceError when they are too many for the ring or the host's disk is full, and
                 DeviceError: nothing has happened then, unless the journal is aborted.
         """
-        if self.aborted:
-            raise DeviceError(
-                f"{self._nvram.path}: writing failed earlier: unmount it, a mount will recover it"
-            )
+        self.check_usable()
         nvram, seed, sequence = self._nvram, self._seed, self._sequence
         parts = [
             encode_journal_record(seed, sequence, JournalRecordKind.DATA, target, data)

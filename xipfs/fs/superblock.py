@@ -30,13 +30,22 @@ from xipfs.errors import (
 )
 from xipfs.fs.allocator import Allocator
 from xipfs.fs.dentry import DirReader
-from xipfs.fs.extent import ExtentMap
+from xipfs.fs.extent import ExtentMap, may_hold
 from xipfs.fs.inode import Inode
 from xipfs.fs.journal import Journal
+from xipfs.fs.layout import layout_problems, metadata_runs
 from xipfs.fs.orphans import finish_orphans
 from xipfs.fs.transaction import Transaction
 from xipfs.fs.xip import XipOperations
-from xipfs.ondisk.inode import INO_INODE_FILE, INODE, INODES_PER_PAGE, DiskInode, decode_inode
+from xipfs.ondisk.inode import (
+    INO_FIRST,
+    INO_INODE_FILE,
+    INO_MAX,
+    INODE,
+    INODES_PER_PAGE,
+    DiskInode,
+    decode_inode,
+)
 from xipfs.ondisk.superblock import (
     RO_COMPAT_KNOWN,
     STATE,
@@ -52,7 +61,12 @@ from xipfs.ondisk.xattr import NR_XATTR_PAGES_MAX, decode_xattrs
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Block, Ino, Pgoff, bytes_to_pages
 
-__all__ = ["SuperBlock", "read_superblock"]
+__all__ = ["SuperBlock", "damage_line", "read_superblock"]
+
+_REMEDIES = ("xipfs fsck", "newer xipfs", "copy the image again", "mount it", "no xipfs image")
+"""What an error says that knows better than to run fsck."""
+
+_MOUNT_COUNT_MASK = (1 << 64) - 1
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +143,7 @@ class SuperBlock:
             return cls(nvram, disk, state)
         except FormatError as exc:
             nvram.close()
-            raise FormatError(_prefixed(nvram, exc)) from exc
+            raise FormatError(damage_line(path, exc)) from exc
         except BaseException:
             nvram.close()
             raise
@@ -142,7 +156,8 @@ class SuperBlock:
         disk, journal = _replay(nvram)
         state = _load_state(nvram, disk)
         if state.flags & StateFlags.ERROR:
-            raise FormatError(f"{nvram.path}: found damaged earlier: run xipfs fsck on it")
+            raise FormatError(f"{nvram.path}: found damaged earlier: run xipfs fsck {nvram.path}")
+        _check_state(state, disk)
         sb = cls(nvram, disk, state)
         sb.clock = clock
         sb.writable = True
@@ -153,7 +168,7 @@ class SuperBlock:
             tx.state = tx.state._replace(
                 flags=state.flags & ~int(StateFlags.CLEAN),
                 mounted_ns=now_ns,
-                mount_count=state.mount_count + 1,
+                mount_count=(state.mount_count + 1) & _MOUNT_COUNT_MASK,
             )
         replica_offset = (disk.nr_pages - 1) << PAGE_SHIFT
         if nvram.load(replica_offset, PAGE_SIZE) != nvram.load(0, PAGE_SIZE):
@@ -169,10 +184,11 @@ class SuperBlock:
         """Begin a transaction, which ends with the `with` block it is used for.
 
         use_reserve: it may have the last free pages, since it is about to free some.
-        Raises: ReadOnlyFsError. Bug: another one is open.
+        Raises: ReadOnlyFsError; DeviceError after one failed half-way. Bug: another one is open.
         """
         if not self.writable:
             raise ReadOnlyFsError(f"{self.nvram.path}: mounted read-only")
+        self.journal.check_usable()
         bug_on(self._open_transaction is not None, "a transaction in a transaction")
         transaction = Transaction(self, now_ns, use_reserve=use_reserve)
         self._open_transaction = transaction
@@ -282,13 +298,12 @@ class SuperBlock:
         disk = inode.disk
         if not disk.nr_xattr_pages:
             return {}
-        if (
-            disk.nr_xattr_pages > NR_XATTR_PAGES_MAX
-            or disk.xattr_block + disk.nr_xattr_pages > self.disk.nr_pages
+        if disk.nr_xattr_pages > NR_XATTR_PAGES_MAX or not may_hold(
+            self.nvram, disk.xattr_block, disk.nr_xattr_pages
         ):
             raise FormatError(
                 f"inode {disk.ino}: {disk.nr_xattr_pages} pages of attributes at page "
-                f"{disk.xattr_block}, in an image of {self.disk.nr_pages}"
+                f"{disk.xattr_block}: outside of the image, or in its metadata"
             )
         run = self.nvram.load(disk.xattr_block << PAGE_SHIFT, disk.nr_xattr_pages << PAGE_SHIFT)
         return decode_xattrs(run, self.seed, disk.ino, disk.generation)
@@ -362,6 +377,8 @@ class SuperBlock:
 def read_superblock(nvram: NvramDevice) -> DiskSuperblock:
     """Read page 0 and compare it with the file; of a bad one, say whether the replica is sound.
 
+    Tells *nvram* which pages no file may have.
+
     Raises: FormatError, DeviceError.
     """
     try:
@@ -376,6 +393,9 @@ def read_superblock(nvram: NvramDevice) -> DiskSuperblock:
             f"cut short: {nvram.size_bytes} bytes of {disk.nr_pages << PAGE_SHIFT}: "
             f"copy the image again"
         )
+    if problems := layout_problems(disk):
+        raise FormatError(f"page 0: {problems[0]}: run xipfs fsck")
+    nvram.metadata_runs = metadata_runs(disk)
     return disk
 
 
@@ -418,6 +438,20 @@ def _load_state(nvram: NvramDevice, disk: DiskSuperblock) -> DiskState:
     return decode_state(nvram.load(STATE_BLOCK << PAGE_SHIFT, STATE.size_bytes), disk.seed)
 
 
+def _check_state(state: DiskState, disk: DiskSuperblock) -> None:
+    """Refuse counts and lists that a writer cannot go on from. Raises: FormatError."""
+    heads = (state.free_ino_head, state.orphan_ino_head)
+    if not INO_FIRST <= state.ino_end <= INO_MAX + 1 or max(heads) >= state.ino_end:
+        raise FormatError(
+            f"page 1: ino_end {state.ino_end}, lists that start at {heads}: run xipfs fsck"
+        )
+    if state.nr_free_pages >= disk.nr_pages or not 1 <= state.nr_inodes <= state.ino_end:
+        raise FormatError(
+            f"page 1: {state.nr_free_pages} free pages of {disk.nr_pages}, {state.nr_inodes} "
+            f"inodes below {state.ino_end}: run xipfs fsck"
+        )
+
+
 def _is_clean(nvram: NvramDevice, disk: DiskSuperblock) -> bool:
     """Can the image be used without a look at its journal? A torn state says nothing."""
     try:
@@ -426,6 +460,12 @@ def _is_clean(nvram: NvramDevice, disk: DiskSuperblock) -> bool:
         return False
 
 
-def _prefixed(nvram: NvramDevice, exc: Exception) -> str:
+def damage_line(path: str | os.PathLike[str], exc: FormatError) -> str:
+    """Return in one line which image it is, what is wrong with it, and what to do about that."""
     text = str(exc)
-    return text if text.startswith(str(nvram.path)) else f"{nvram.path}: {text}"
+    if not text.startswith(os.fspath(path)):
+        text = f"{os.fspath(path)}: {text}"
+    is_foreign = "this is no superblock" in text and "replica" not in text
+    if is_foreign or any(remedy in text for remedy in _REMEDIES):
+        return text
+    return f"{text}: run xipfs fsck {os.fspath(path)}"

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from xipfs.errors import FormatError, NoSpaceError, bug_on
 from xipfs.fs.allocator import BlockRun
 from xipfs.fs.extent import ExtentMap
-from xipfs.fs.extentwriter import insert_extent
+from xipfs.fs.extentwriter import end_of_extents, insert_extent
 from xipfs.fs.inodetable import BLANK_INODE, GENERATION_FIRST
 from xipfs.ondisk.inode import (
     INO_INODE_FILE,
@@ -51,12 +51,12 @@ __all__ = ["Transaction"]
 
 _NO_INO = Ino(0)
 _STATE_OFFSET = STATE_BLOCK << PAGE_SHIFT
+_NLINK_MAX = (1 << 32) - 1
+_NR_ENTRIES_MAX = (1 << 63) - 1
 _NR_INODE_FILE_PAGES_MAX = 256
 """The inode file grows by a quarter, but by no more, so that it stays in few pieces."""
 _LOGGED_WHOLE_BYTES = 256
 """Stores of no more are logged as they are: finding what differs would cost more."""
-_COUNT_END = 1 << 62
-"""More than anything that can be counted."""
 _RUN_LOG_BYTES = 128
 """What one run of pages that are taken or freed adds to the log, about: bits and a descriptor."""
 
@@ -122,6 +122,11 @@ class Transaction:
     def size_bytes(self) -> int:
         """Of the image: a transaction can be read from like the device itself."""
         return self.sb.nvram.size_bytes
+
+    @property
+    def metadata_runs(self) -> tuple[tuple[int, int], ...]:
+        """Pages of the image that no file may have."""
+        return self.sb.nvram.metadata_runs
 
     def load(self, offset: int, size_bytes: int) -> bytes:
         """Return bytes of the image as they will be after what `store` and `new_page` have changed.
@@ -208,13 +213,16 @@ class Transaction:
         return found.disk
 
     def put_inode(self, inode: DiskInode) -> None:
-        """Change the inode of that number.
-
-        Raises: FormatError when a count is no number any more: it was wrong in the image.
-        """
-        for count in (inode.nr_pages, inode.nr_entries, inode.nlink):
-            if not 0 <= count < _COUNT_END:
-                raise FormatError(f"inode {inode.ino}: its counts are wrong: run xipfs fsck")
+        """Change the inode of that number. Raises: FormatError if its counts were wrong before."""
+        if not (
+            0 <= inode.nr_pages <= self.sb.disk.nr_pages
+            and 0 <= inode.nlink <= _NLINK_MAX
+            and 0 <= inode.nr_entries <= _NR_ENTRIES_MAX
+        ):
+            raise FormatError(
+                f"inode {inode.ino}: {inode.nr_pages} pages, {inode.nlink} links and "
+                f"{inode.nr_entries} entries after this change: it was wrong before: run xipfs fsck"
+            )
         self._inodes[inode.ino] = inode
 
     def new_inode(self, **fields: Any) -> DiskInode:  # noqa: ANN401
@@ -237,6 +245,10 @@ class Transaction:
                 raise NoSpaceError(f"{self.sb.nvram.path}: more than {INO_MAX} inodes")
             if ino // INODES_PER_PAGE >= self.inode(INO_INODE_FILE).size_bytes >> PAGE_SHIFT:
                 self._grow_inode_file()
+            elif INO_INODE_FILE not in self._inodes and any(
+                self.load(self.sb.inode_offset(ino, self.sb.inode_file), INODE.size_bytes)
+            ):
+                raise FormatError(f"inode {ino}: used, but not below ino_end: run xipfs fsck")
             # The state anew: growing may have changed it.
             self.state = self.state._replace(
                 ino_end=Ino(ino + 1), nr_inodes=self.state.nr_inodes + 1
@@ -257,8 +269,7 @@ class Transaction:
             inode = self.remove_orphan(ino)
         if inode.nr_pages:
             raise FormatError(
-                f"inode {ino}: says that it holds {inode.nr_pages} pages more than it does: "
-                f"run xipfs fsck"
+                f"inode {ino}: counts {inode.nr_pages} pages when all are gone: run xipfs fsck"
             )
         state = self.state
         self._inodes[ino] = BLANK_INODE._replace(
@@ -267,9 +278,10 @@ class Transaction:
         self.state = state._replace(free_ino_head=ino, nr_inodes=state.nr_inodes - 1)
 
     def add_orphan(self, ino: Ino) -> DiskInode:
-        """Put an inode into the orphan list, at its head. Bug: it is there."""
+        """Put an inode into the orphan list, at its head. Raises: FormatError if it says it is."""
         inode = self.inode(ino)
-        bug_on(bool(inode.flags & InodeFlags.ORPHAN), "an orphan already", ino=ino)
+        if inode.flags & InodeFlags.ORPHAN:
+            raise FormatError(f"inode {ino}: an orphan already: run xipfs fsck")
         head = self.state.orphan_ino_head
         if head:
             self._orphan_before[head] = ino
@@ -280,12 +292,11 @@ class Transaction:
         return inode
 
     def remove_orphan(self, ino: Ino) -> DiskInode:
-        """Take an inode out of the orphan list. Bug: it is not there."""
+        """Take an inode out of the orphan list. Raises: FormatError if it is not there."""
         inode = self.inode(ino)
         before = self._orphan_before.get(ino, self.sb.orphan_before.get(ino))
         if before is None:
-            bug_on(True, "no orphan", ino=ino)
-            raise AssertionError
+            raise FormatError(f"inode {ino}: an orphan, but in no list: run xipfs fsck")
         if before:
             self._inodes[before] = self.inode(before)._replace(next_ino=inode.next_ino)
         else:
@@ -326,8 +337,11 @@ class Transaction:
                 nr_free_pages=self.state.nr_free_pages + change.nr_freed_pages
             )
         state = self.state
-        if not (0 <= state.nr_free_pages < _COUNT_END and 1 <= state.nr_inodes < _COUNT_END):
-            raise FormatError(f"{sb.nvram.path}: the state's counts are wrong: run xipfs fsck")
+        if not (0 <= state.nr_free_pages < sb.disk.nr_pages and 1 <= state.nr_inodes <= INO_MAX):
+            raise FormatError(
+                f"page 1: {state.nr_free_pages} free pages and {state.nr_inodes} inodes after this "
+                f"change: the counts were wrong before: run xipfs fsck"
+            )
         records = [*self._encoded_records(), *self._records(), *change.records]
         if records:
             new_pages = [*self._new_pages.items(), *change.new_pages]
@@ -391,6 +405,8 @@ class Transaction:
         inode = self.inode(INO_INODE_FILE)
         pgoff = Pgoff(inode.size_bytes >> PAGE_SHIFT)
         extents = inode.extents
+        if end_of_extents(self, inode) > pgoff:
+            raise FormatError("the inode file: has pages behind its end: run xipfs fsck")
         near = Block(0)
         if len(extents):
             near = Block(int(extents["block"][-1]) + int(extents["nr_pages"][-1]))

@@ -1,17 +1,27 @@
-"""The commands' side of `control`: find the daemon of a mount, ask it something."""
+"""The commands' side of `control`: find the daemon of a mount, ask it something.
+
+Who asks need not trust who mounted: the attribute leads to sockets of xipfs only, and an answer may
+be anything. It is parsed with distrust, and what it holds is shown as the daemon says it.
+"""
 
 import json
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterator
 from typing import Any
 
 from xipfs.errors import ControlError
+from xipfs.fs.contents import printable
 
 __all__ = ["answer_of", "ask", "connect", "iter_areas", "open_daemon"]
 
 XATTR_CONTROL = "user.xipfs.control"
+_ADDRESS = re.compile(rb"xipfs\.[0-9]+\.[0-9a-f]+")
+"""Names that `ControlServer` gives itself."""
+ANSWER_SIZE_BYTES_MAX = 64 << 20
+"""Far more than any answer, of which the largest come in parts."""
 _PEER = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
@@ -24,6 +34,10 @@ def connect(mountpoint: str | os.PathLike[str]) -> socket.socket:
         name = os.getxattr(mountpoint, XATTR_CONTROL)
     except OSError as exc:
         raise ControlError(f"{os.fspath(mountpoint)}: no xipfs mount: {exc.strerror}") from None
+    if not _ADDRESS.fullmatch(name):
+        raise ControlError(
+            f"{os.fspath(mountpoint)}: no xipfs mount: its attribute names no daemon"
+        )
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.connect(b"\0" + name)
@@ -60,7 +74,7 @@ def ask(mountpoint: str | os.PathLike[str], request: str, **arguments: object) -
         try:
             connection.sendall(json.dumps({"request": request, **arguments}).encode() + b"\n")
             with connection.makefile("rb") as lines:
-                line = lines.readline()
+                line = lines.readline(ANSWER_SIZE_BYTES_MAX)
         except OSError as exc:
             raise ControlError(
                 f"{os.fspath(mountpoint)}: its daemon ended: {exc.strerror}"
@@ -72,11 +86,16 @@ def answer_of(mountpoint: str | os.PathLike[str], line: bytes) -> dict[str, Any]
     """Return the answer that a line of the daemon's holds. Raises: ControlError if it refuses."""
     if not line:
         raise ControlError(f"{os.fspath(mountpoint)}: its daemon ended without an answer")
-    answer = json.loads(line)
-    if not answer["ok"]:
-        raise ControlError(f"{os.fspath(mountpoint)}: {answer['error']}")
-    facts: dict[str, Any] = answer["answer"]
-    return facts
+    try:
+        match json.loads(line):
+            case {"ok": True, "answer": dict(facts)}:
+                return facts
+            case {"ok": False, "error": str(error)}:
+                text = printable(error.encode(errors="surrogatepass"))
+                raise ControlError(f"{os.fspath(mountpoint)}: {text}")
+    except (ValueError, RecursionError):
+        pass
+    raise ControlError(f"{os.fspath(mountpoint)}: its daemon talks nonsense")
 
 
 def iter_areas(

@@ -100,6 +100,8 @@ class ControlServer:
                         # Who has the answer may read at once.
                         position = self._mount.log.position
                         await stream.send_all(answer + b"\n")
+                        if not _may_ask(uid):
+                            return  # nor keep a connection of ours
                         if follows:
                             await self._send_accesses(stream, position)
                     if len(buffer) > _LINE_SIZE_BYTES_MAX:
@@ -110,7 +112,7 @@ class ControlServer:
     async def _answer(self, line: bytes, uid: int) -> tuple[bytes, bool]:
         """Return the answer to a line, and whether accesses shall follow it."""
         try:
-            if uid not in (0, os.geteuid()):
+            if not _may_ask(uid):
                 raise ControlError("only root and the user who mounted may ask")
             request = _parse(line)
             name = str(request.get("request"))
@@ -186,6 +188,10 @@ class ControlServer:
         mount = self._mount
         file = Ino(ino) if ino is not None else None
         return mount.dispatch(part, mount.mm, mount.sb, Vaddr(address), file)
+
+
+def _may_ask(uid: int) -> bool:
+    return uid in (0, os.geteuid())
 
 
 def _count(request: dict[str, Any], name: str, most: int) -> int:

@@ -27,7 +27,7 @@ import numpy as np
 
 from xipfs.errors import FormatError, MountError, ReadOnlyFsError, StaleError, XipfsError
 from xipfs.fs.file import sync_all, sync_file
-from xipfs.fs.superblock import SuperBlock
+from xipfs.fs.superblock import SuperBlock, damage_line
 from xipfs.fuse.notifier import StoreRange
 from xipfs.fuse.operations import Operations
 from xipfs.fuse.options import CacheMode, MountOptions, Promoted, Sync
@@ -37,6 +37,7 @@ from xipfs.mm.arch import get_arch
 from xipfs.mm.machine import Machine
 from xipfs.mm.vma import Mm
 from xipfs.ondisk.inode import INO_ROOT
+from xipfs.ondisk.superblock import StateFlags
 from xipfs.phys.cost import CostAccount
 from xipfs.phys.physmem import Run
 from xipfs.policy.contract import PageIds, Policy, no_pages, page_id, page_id_parts
@@ -124,13 +125,15 @@ class Mount:
         """
         sb = _open_image(image, options)
         try:
+            if sb.state.flags & StateFlags.ERROR:
+                raise FormatError("found damaged earlier")
             options = replace(options, ro=not sb.writable)
             if not stat.S_ISDIR(sb.load_inode(INO_ROOT).mode):
                 raise FormatError(f"inode {INO_ROOT}: the root is no directory")
             return cls(sb, options)
         except FormatError as exc:
             sb.close()
-            raise FormatError(f"{image}: {exc}") from exc
+            raise FormatError(damage_line(image, exc)) from exc
         except BaseException:
             sb.close()
             raise

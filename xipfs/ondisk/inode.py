@@ -37,6 +37,9 @@ INO_MAX = Ino((1 << 31) - 1)
 FILE_SIZE_BYTES_MAX = 1 << (32 + PAGE_SHIFT)
 """16 TiB: a page offset fits 32 bits, an inode 31, both together one int64 (policy.PageId)."""
 
+_MODE_MAX = 0o177777
+"""What mode_t of Linux holds."""
+
 PAYLOAD_SIZE_BYTES = NR_INLINE_EXTENTS * EXTENT_DTYPE.itemsize
 
 INODE = RecordFormat(
@@ -144,6 +147,8 @@ def decode_inode(record: Buffer, seed: int, ino: Ino) -> DiskInode:
         raise FormatError(
             f"inode {ino}: {inode.size_bytes} bytes inline, at most {PAYLOAD_SIZE_BYTES}"
         )
+    if inode.mode > _MODE_MAX:
+        raise FormatError(f"inode {ino}: mode {inode.mode:#o}, at most {_MODE_MAX:#o}")
     if inode.size_bytes > FILE_SIZE_BYTES_MAX:
         raise FormatError(f"inode {ino}: {inode.size_bytes} bytes, at most {FILE_SIZE_BYTES_MAX}")
     return inode

@@ -28,6 +28,7 @@ __all__ = [
     "JOURNAL_HEADER",
     "JOURNAL_RECORD",
     "NR_JOURNAL_HEADERS",
+    "SEQUENCE_MAX",
     "DiskJournalHeader",
     "JournalRecordKind",
     "decode_journal_header",
@@ -52,6 +53,8 @@ JOURNAL_HEADER = RecordFormat(
 )
 
 NR_JOURNAL_HEADERS = 2
+SEQUENCE_MAX = (1 << 63) - 1
+"""More transactions than will ever be; a header that says more is damaged, or a lie."""
 
 JOURNAL_RECORD = RecordFormat(
     "journal record",

@@ -82,6 +82,8 @@ class NvramDevice:
     size_bytes: of the file when it was opened; a later change of the file does not change it.
     nr_flushed_lines, nr_fences: counted since then.
     fence_syncs: a fence waits for the host's disk.
+    metadata_runs: pages [start, end) that no file may have: noted by whoever reads the superblock,
+    for all who read extents, and not looked at here.
     observer: is told of what reaches the device; None for nobody.
     wear: where stores are counted by block, if anybody wants to know.
     """
@@ -93,6 +95,7 @@ class NvramDevice:
         "_nr_synced_lines",
         "_reserved",
         "fence_syncs",
+        "metadata_runs",
         "nr_fences",
         "nr_flushed_lines",
         "observer",
@@ -106,6 +109,7 @@ class NvramDevice:
         self.size_bytes = size_bytes
         self.nr_flushed_lines = 0
         self.nr_fences = 0
+        self.metadata_runs: tuple[tuple[int, int], ...] = ()
         self.observer: NvramObserver | None = None
         self.wear: Wear | None = None
         self.fence_syncs = False

@@ -169,6 +169,21 @@ def test_names_that_lead_out_do_not(copy, tmp_path):
     assert os.path.lexists(target / "x")
 
 
+def test_files_that_show_the_same_pages_do_not_fill_the_disk(copy):
+    """A hundred files of the same 100 pages: small in the image, and any number of them fits."""
+    kit = ImageKit()
+    inos = [kit.add_file(INO_ROOT, b"%02d" % i, b"\xaa" * PAGE_SIZE) for i in range(100)]
+    image = kit.build()
+    for ino in inos:
+        image.change_extent(ino, 0, block=2, nr_pages=100)
+        image.change_inode(ino, size_bytes=100 * PAGE_SIZE)
+    target, statistics, warnings = copy(image)
+    assert len(list(target.iterdir())) == 100
+    assert sum(path.stat().st_blocks * 512 for path in target.iterdir()) <= 256 * PAGE_SIZE
+    assert statistics.nr_failures == 98
+    assert "more pages than the image has" in warnings[0]
+
+
 def test_damage_below_does_not_end_the_copy(copy):
     sample = make_sample()
     image = sample.image

@@ -76,6 +76,13 @@ def test_areas_outside_of_the_image(opened):
     assert "cut short" in facts["groups"]["problem"]
 
 
+def test_more_groups_than_the_image_has_room_for(opened):
+    image = make_sample().image
+    image.change_superblock(nr_groups=1 << 63)
+    groups = dump_volume(opened(image))["groups"]
+    assert (groups["nr_unused_groups"], len(groups["used"])) == (0, 1)
+
+
 def test_inodes_of_every_kind(opened):
     sample = make_sample()
     nvram = opened(sample.image)

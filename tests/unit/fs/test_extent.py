@@ -7,7 +7,7 @@ from tests.kit.image import Extent, HandmadeImage, ImageKit
 from xipfs.errors import FormatError
 from xipfs.fs.extent import ExtentMap, iter_extents, iter_nodes
 from xipfs.fs.superblock import SuperBlock
-from xipfs.ondisk.extent import ExtentFlags
+from xipfs.ondisk.extent import EXTENT_DTYPE, NR_INLINE_EXTENTS, ExtentFlags
 from xipfs.ondisk.inode import INO_ROOT
 from xipfs.units import NVRAM_PFN_START, PAGE_SIZE, PFN_NONE, Ino, Pgoff
 
@@ -159,6 +159,76 @@ def test_nodes_outside_of_the_image_are_refused(open_map, block):
     extents, _ = open_map(image, ino)
     with pytest.raises(FormatError, match="outside of the image"):
         extents.find_block(Pgoff(1))
+
+
+AREAS = ["superblock", "state", "journal", "ring", "descriptors", "bitmaps", "replica"]
+
+
+def block_of(image: HandmadeImage, area: str) -> int:
+    disk = image.disk
+    return {
+        "superblock": 0,
+        "state": 1,
+        "journal": disk.journal_block,
+        "ring": disk.journal_block + disk.nr_journal_pages - 1,
+        "descriptors": disk.gdt_block,
+        "bitmaps": disk.bitmap_block,
+        "replica": disk.nr_pages - 1,
+    }[area]
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_no_file_has_pages_of_the_metadata(open_map, area):
+    """Who may write to such a file could write himself a journal."""
+    image, ino = scattered(3)
+    image.change_extent(ino, 1, block=block_of(image, area))
+    extents, sb = open_map(image, ino)
+    for read in (
+        lambda: extents.find_block(Pgoff(3)),
+        lambda: extents.pfns(Pgoff(0), 6),
+        lambda: list(iter_extents(sb.nvram, sb.seed, sb.load_inode(Ino(ino)))),
+    ):
+        with pytest.raises(FormatError, match="in its metadata"):
+            read()
+
+
+def test_extents_that_run_into_the_metadata_are_refused(open_map):
+    image, ino = scattered(3)
+    start = image.disk.journal_block - 3
+    image.change_extent(ino, 2, block=start, nr_pages=3)
+    extents, _ = open_map(image, ino)
+    assert extents.find_block(Pgoff(5)) == start
+    image.change_extent(ino, 2, block=start, nr_pages=4)
+    extents, _ = open_map(image, ino)
+    with pytest.raises(FormatError, match="in its metadata"):
+        extents.find_block(Pgoff(5))
+
+
+@pytest.mark.parametrize("area", AREAS[1:])
+def test_no_node_stands_in_the_metadata(open_map, area):
+    """The ring of a journal may hold anything, also a sealed node."""
+    image, ino = scattered(7)
+    block = block_of(image, area)
+    if area == "ring":
+        image.page(block)[:] = image.page(image.node_block(ino))
+    image.change_extent(ino, 0, block=block)
+    extents, _ = open_map(image, ino)
+    with pytest.raises(FormatError, match="in its metadata"):
+        extents.find_block(Pgoff(1))
+
+
+def test_more_pages_than_the_image_has_are_refused(open_map):
+    """A file whose extents all show the same pages is small in the image and huge in a copy."""
+    kit = ImageKit(nr_pages=64)
+    ino = kit.add_extents(INO_ROOT, b"f", [Extent(i, PAGE * 20) for i in (0, 20)], 40 * PAGE_SIZE)
+    image = kit.build()
+    payload = b"".join(
+        np.array([(20 * i, 2, 20, 0)], EXTENT_DTYPE).tobytes() for i in range(NR_INLINE_EXTENTS)
+    )
+    image.change_inode(ino, nr_extents=NR_INLINE_EXTENTS, payload=payload)
+    _, sb = open_map(image, ino)
+    with pytest.raises(FormatError, match="more pages than the image"):
+        list(iter_extents(sb.nvram, sb.seed, sb.load_inode(Ino(ino))))
 
 
 def test_a_damaged_node_is_refused(open_map):

@@ -273,6 +273,41 @@ def test_attributes_outside_of_the_image(tmp_path, block):
     sb.close()
 
 
+def test_attributes_in_the_journal(tmp_path):
+    """The ring may hold anything, also a sealed run of attributes."""
+    kit = ImageKit()
+    ino = kit.add_file(INO_ROOT, b"file")
+    kit.set_xattrs(ino, {b"user.a": b"1"})
+    image = kit.build()
+    ring = image.disk.journal_block + 1
+    image.page(ring)[:] = image.page(image.inode(ino).xattr_block)
+    image.change_inode(ino, xattr_block=ring)
+    sb = opened(image, tmp_path)
+    with pytest.raises(FormatError, match="in its metadata"):
+        sb.read_xattrs(sb.iget(Ino(ino)))
+    sb.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"nr_groups": 1 << 63}, "9223372036854775808 groups, 256 pages"),
+        ({"nr_groups": 0}, "0 groups"),
+        ({"group_shift": 3}, r"groups of 2\^3 pages"),
+        ({"nr_journal_pages": 1}, "1 pages of journal"),
+        ({"nr_journal_pages": 1 << 62}, "the journal of .* runs into"),
+        ({"gdt_block": 1}, "at page 1 runs into"),
+        ({"bitmap_block": 1 << 60}, "of 256"),
+        ({"journal_block": 0}, "runs into"),
+    ],
+)
+def test_layouts_that_cannot_be(image, tmp_path, fields, message):
+    """`xipfs dump` went through all groups that a superblock claimed, 2^63 of them."""
+    image.change_superblock(**fields)
+    with pytest.raises(FormatError, match=f"page 0: .*{message}.*: run xipfs fsck"):
+        opened(image, tmp_path)
+
+
 def test_too_many_pages_of_attributes(tmp_path):
     kit = ImageKit(nr_pages=1024)
     ino = kit.add_file(INO_ROOT, b"file")

@@ -248,13 +248,14 @@ import os, socket, sys
 connection = socket.socket(socket.AF_UNIX)
 os.setresuid(65534, 65534, 65534)
 connection.connect(b"\\0" + sys.argv[1].encode())
-connection.sendall(b'{"request": "stat"}\\n')
-print(connection.makefile().readline(), end="")
+connection.sendall(b'{"request": "stat"}\\n' * 2)
+print(connection.makefile().read(), end="")
 """
 
 
 @pytest.mark.root
 async def test_other_users_are_refused(connect, server):
+    """Once, and then the connection is closed, so that they cannot hold many."""
     done = await trio.run_process(
         [sys.executable, "-c", STRANGER, server.address.decode()],
         capture_stdout=True,

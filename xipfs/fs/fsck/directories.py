@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from xipfs.errors import FormatError
 from xipfs.fs.dentry import DIR_LEVEL_MAX, name_legal
 from xipfs.fs.fsck.inodes import InodeTable
+from xipfs.fs.fsck.overlay import ReadableImage
 from xipfs.fs.fsck.pages import KIND_DATA
 from xipfs.fs.fsck.report import Findings, Invariant
 from xipfs.fs.fsck.volume import check_reserved
@@ -28,7 +29,6 @@ from xipfs.ondisk.dentry import (
 )
 from xipfs.ondisk.inode import INO_ROOT, InodeFlags
 from xipfs.ondisk.superblock import DiskSuperblock
-from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE
 
 __all__ = [
@@ -99,7 +99,7 @@ class _Directory:
 
 
 def scan_directories(
-    nvram: NvramDevice,
+    nvram: ReadableImage,
     disk: DiskSuperblock,
     table: InodeTable,
     claims: NDArray[np.void],
@@ -130,7 +130,7 @@ def scan_directories(
 
 
 def check_dir_pages(
-    nvram: NvramDevice,
+    nvram: ReadableImage,
     disk: DiskSuperblock,
     table: InodeTable,
     directory: _Directory,
@@ -144,7 +144,7 @@ def check_dir_pages(
 
     def wrong(text: str) -> None:
         links.damaged[directory.row] = True
-        findings.add(Invariant.DIR_PAGES, f"inode {directory.ino}: {text}")
+        findings.add(Invariant.DIR_PAGES, f"inode {directory.ino}: {text}", directory.ino)
 
     size_bytes = int(table.rows["size_bytes"][directory.row])
     nr_file_pages = directory.blocks[-1][0] if directory.blocks else 0
@@ -174,8 +174,8 @@ def check_dir_pages(
         if page.level != level and (level is not None or page.level > DIR_LEVEL_MAX):
             wrong(f"page {pgoff} has level {page.level}")
             continue
-        check_reserved(np.frombuffer(data, DIR_PAGE.dtype, 1), where, findings)
-        check_reserved(page.entries, where, findings)
+        check_reserved(np.frombuffer(data, DIR_PAGE.dtype, 1), where, findings, page.ino)
+        check_reserved(page.entries, where, findings, page.ino)
         check_dir_keys(page, where, key_first, key_end, findings)
         if page.level:
             pgoffs = page.entries["pgoff"].tolist()
@@ -200,11 +200,12 @@ def check_dir_keys(
     if page.level:
         keys = keys[1:]  # the first entry's key bounds nothing
     if (page.entries["key"][1:] <= page.entries["key"][:-1]).any():
-        findings.add(Invariant.DIR_KEYS, f"{where}: keys out of order")
+        findings.add(Invariant.DIR_KEYS, f"{where}: keys out of order", page.ino)
     elif len(keys) and not (key_first <= keys[0] and keys[-1] < key_end):
         findings.add(
             Invariant.DIR_KEYS,
             f"{where}: keys {keys[0]:#x} to {keys[-1]:#x}, not in [{key_first:#x}, {key_end:#x})",
+            page.ino,
         )
 
 
@@ -225,27 +226,29 @@ def check_dir_names(
         or (starts[order][1:] < ends[order][:-1]).any()
     ):
         findings.add(
-            Invariant.DIR_NAMES, f"{where}: names outside of their place, or one in another"
+            Invariant.DIR_NAMES,
+            f"{where}: names outside of their place, or one in another",
+            page.ino,
         )
     rows = zip(page.entries["key"].tolist(), starts.tolist(), ends.tolist(), strict=True)
     for slot, (key, start, end) in enumerate(rows):
         name = bytes(page.page[start:end])
         if not name_legal(name):
-            findings.add(
-                Invariant.DIR_NAMES, f"{where}: slot {slot} has the impossible name {name!r}"
-            )
+            text = f"{where}: slot {slot} has the impossible name {name!r}"
+            findings.add(Invariant.DIR_NAMES, text, page.ino)
         name_hash = name_key(name, disk.hash_key)
         if key & ~_SEQUENCE_MASK != name_hash:
             findings.add(
                 Invariant.DIR_KEYS,
                 f"{where}: {name!r} has key {key:#x}, its hash is {name_hash:#x}",
+                page.ino,
             )
         # Equal names have equal hashes, so they are neighbours, perhaps in two leaves.
         if name_hash != directory.last_hash:
             directory.last_hash = name_hash
             directory.names.clear()
         elif name in directory.names:
-            findings.add(Invariant.DIR_NAMES, f"{where}: {name!r} comes twice")
+            findings.add(Invariant.DIR_NAMES, f"{where}: {name!r} comes twice", page.ino)
         directory.names.append(name)
 
 
@@ -273,6 +276,7 @@ def check_dir_entries(
                 if known[slot]
                 else "which is not in use"
             ),
+            page.ino,
         )
     rows = rows[known]
     np.add.at(links.nr_names, rows, 1)
@@ -288,6 +292,7 @@ def check_nr_entries(table: InodeTable, row: int, nr_entries: int, findings: Fin
             Invariant.NR_ENTRIES,
             f"inode {table.rows['ino'][row]}: {table.rows['nr_entries'][row]} entries, "
             f"its pages have {nr_entries}",
+            int(table.rows["ino"][row]),
         )
 
 
@@ -312,6 +317,7 @@ def check_parents(table: InodeTable, links: Links, findings: Findings) -> None:
             Invariant.PARENTS,
             f"inode {rows['ino'][row]}: says its parent is inode {rows['parent_ino'][row]}, "
             f"which is inode {parent_ino[row]}",
+            int(rows["ino"][row]),
         )
 
 
@@ -320,7 +326,9 @@ def check_connected(table: InodeTable, links: Links, findings: Findings) -> None
     rows = table.rows
     root = int(table.find(np.array([INO_ROOT]))[0])
     if root < 0 or not table.is_dir[root]:
-        findings.add(Invariant.CONNECTED, f"inode {INO_ROOT}: there is no root directory")
+        findings.add(
+            Invariant.CONNECTED, f"inode {INO_ROOT}: there is no root directory", int(INO_ROOT)
+        )
         return
     nameless = (links.nr_names == 0) & ~_is_unlinked(table)
     nameless[root] = False
@@ -350,6 +358,7 @@ def check_nlink(table: InodeTable, links: Links, findings: Findings) -> None:
         findings.add(
             Invariant.NLINK,
             f"inode {rows['ino'][row]}: nlink is {rows['nlink'][row]}, {nlink[row]} were counted",
+            int(rows["ino"][row]),
         )
 
 

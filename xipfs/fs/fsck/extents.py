@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from xipfs.errors import FormatError
 from xipfs.fs.extent import EXTENT_DEPTH_MAX
+from xipfs.fs.fsck.overlay import ReadableImage
 from xipfs.fs.fsck.pages import KIND_DATA, KIND_NODE, KIND_UNWRITTEN
 from xipfs.fs.fsck.report import Findings, Invariant
 from xipfs.fs.fsck.volume import check_reserved
@@ -21,7 +22,6 @@ from xipfs.ondisk.extent import (
 )
 from xipfs.ondisk.inode import FILE_SIZE_BYTES_MAX, InodeFlags
 from xipfs.ondisk.superblock import DiskSuperblock
-from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 
 __all__ = [
@@ -66,7 +66,7 @@ class Tree(NamedTuple):
 
 
 def collect_extents(
-    nvram: NvramDevice, disk: DiskSuperblock, records: NDArray[np.void], findings: Findings
+    nvram: ReadableImage, disk: DiskSuperblock, records: NDArray[np.void], findings: Findings
 ) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.bool_]]:
     """Return all extents of *records* (INODE.dtype), the nodes they stand in, and who is sound.
 
@@ -95,7 +95,7 @@ def collect_extents(
 
 
 def check_extent_nodes(
-    nvram: NvramDevice,
+    nvram: ReadableImage,
     disk: DiskSuperblock,
     record: np.void,
     top: ExtentArray,
@@ -106,7 +106,7 @@ def check_extent_nodes(
     nr_findings = len(findings.found)
 
     def wrong(text: str) -> None:
-        findings.add(Invariant.EXTENT_NODES, f"inode {ino}: {text}")
+        findings.add(Invariant.EXTENT_NODES, f"inode {ino}: {text}", ino)
 
     if depth > EXTENT_DEPTH_MAX or not len(top):
         wrong(f"{len(top)} index entries at depth {depth}, which is at most {EXTENT_DEPTH_MAX}")
@@ -136,7 +136,7 @@ def check_extent_nodes(
                 f"generation {generation}, depth {node_depth}"
             )
             continue
-        check_reserved(np.frombuffer(page, EXTENT_NODE.dtype, 1), where, findings)
+        check_reserved(np.frombuffer(page, EXTENT_NODE.dtype, 1), where, findings, ino)
         starts = entries["pgoff"]
         if not len(entries) or starts[0] < first or starts[-1] >= end:
             wrong(f"page {block} as a node for file pages [{first}, {end}) holds others, or none")
@@ -182,6 +182,7 @@ def check_extents(
                 Invariant.EXTENTS,
                 f"inode {inos[i]}: extent of {nr_pages[i]} pages at file page {pgoff[i]}, "
                 f"image page {block[i]}: {text}",
+                int(inos[i]),
             )
     return in_image
 

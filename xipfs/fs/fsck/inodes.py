@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from xipfs.errors import FormatError
 from xipfs.fs.fsck.extents import BLOCK_FIRST, check_extents, collect_extents
+from xipfs.fs.fsck.overlay import ReadableImage
 from xipfs.fs.fsck.pages import (
     CLAIM_DTYPE,
     KIND_DATA,
@@ -25,6 +26,7 @@ from xipfs.ondisk.inode import (
     FILE_SIZE_BYTES_MAX,
     INO_FIRST,
     INO_INODE_FILE,
+    INO_MAX,
     INO_ROOT,
     INODE,
     INODES_PER_PAGE,
@@ -46,7 +48,6 @@ from xipfs.ondisk.xattr import (
     decode_xattrs,
     encode_xattrs,
 )
-from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 
 __all__ = [
@@ -127,7 +128,7 @@ class InodeTable:
 
 
 def check_inode_file(
-    nvram: NvramDevice,
+    nvram: ReadableImage,
     disk: DiskSuperblock,
     state: DiskState | None,
     claims: PageClaims,
@@ -156,12 +157,19 @@ def check_inode_file(
     runs = []
     end, first_hole = 0, None
     for pgoff, block, nr_pages in usable[["pgoff", "block", "nr_pages"]].tolist():
-        if pgoff < end:
-            continue  # overlaps: I11 has said so
+        if pgoff < end or pgoff > INO_MAX // INODES_PER_PAGE:
+            continue  # overlaps, or is behind the last inode there can be: I11 has said so
         if pgoff > end and first_hole is None:
             first_hole = end
         runs.append((pgoff, block, nr_pages))
         end = pgoff + nr_pages
+    if (nr_pages := sum(nr for _, _, nr in runs)) > disk.nr_pages:
+        # To read the same pages again and again could take any time.
+        findings.add(
+            Invariant.INODE_FILE,
+            f"the inode file has {nr_pages} pages, the image {disk.nr_pages}: its extents overlap",
+        )
+        return None
     nr_sound_pages = min(end if first_hole is None else first_hole, inode.size_bytes >> PAGE_SHIFT)
     nr_needed_pages = -(-state.ino_end // INODES_PER_PAGE) if state else 1
     if nr_sound_pages < nr_needed_pages:
@@ -174,7 +182,7 @@ def check_inode_file(
 
 
 def scan_inodes(
-    nvram: NvramDevice,
+    nvram: ReadableImage,
     disk: DiskSuperblock,
     state: DiskState | None,
     inode_file: list[tuple[int, int, int]],
@@ -244,11 +252,14 @@ def check_inode_records(
             Invariant.INODE_RECORD,
             f"inode {inos[i]}: damaged: its checksum says {records['checksum'][i]:#010x}, "
             f"its bytes {checksums[i]:#010x}",
+            int(inos[i]),
         )
     sound &= sealed
     for i in np.flatnonzero(sound & (records["ino"] != inos)).tolist():
         findings.add(
-            Invariant.INODE_RECORD, f"inode {inos[i]}: its place holds inode {records['ino'][i]}"
+            Invariant.INODE_RECORD,
+            f"inode {inos[i]}: its place holds inode {records['ino'][i]}",
+            int(inos[i]),
         )
     sound &= records["ino"] == inos
     return sound
@@ -305,7 +316,7 @@ def check_inode_fields(used: NDArray[np.void], free: NDArray[np.void], findings:
 
 
 def check_link_targets(
-    nvram: NvramDevice, records: NDArray[np.void], rows: NDArray[np.void], findings: Findings
+    nvram: ReadableImage, records: NDArray[np.void], rows: NDArray[np.void], findings: Findings
 ) -> None:
     """I10, for symbolic links: no NUL in what they point to, which a hole would be full of.
 
@@ -324,9 +335,8 @@ def check_link_targets(
             if row is not None and (row["index"], row["pgoff"], row["kind"]) == (i, 0, KIND_DATA):
                 target = nvram.load(int(row["block"]) << PAGE_SHIFT, size_bytes)
         if b"\0" in target:
-            findings.add(
-                Invariant.INODE_FIELDS, f"inode {records['ino'][i]}: a symbolic link to a NUL"
-            )
+            ino = int(records["ino"][i])
+            findings.add(Invariant.INODE_FIELDS, f"inode {ino}: a symbolic link to a NUL", ino)
 
 
 def check_unused_payload(records: NDArray[np.void], findings: Findings) -> None:
@@ -354,11 +364,12 @@ def check_nr_pages(
         findings.add(
             Invariant.NR_PAGES,
             f"inode {records['ino'][i]}: {records['nr_pages'][i]} pages, it holds {nr_pages[i]}",
+            int(records["ino"][i]),
         )
 
 
 def check_xattrs(
-    nvram: NvramDevice,
+    nvram: ReadableImage,
     disk: DiskSuperblock,
     records: NDArray[np.void],
     claims: PageClaims,
@@ -386,13 +397,14 @@ def check_xattrs(
         try:
             xattrs = decode_xattrs(run, disk.seed, ino, generation)
         except FormatError as exc:
-            findings.add(Invariant.XATTRS, str(exc))
+            findings.add(Invariant.XATTRS, str(exc), ino)
             continue
         if not xattrs or any(
             b"\0" in name or len(value) > XATTR_VALUE_SIZE_BYTES_MAX
             for name, value in xattrs.items()
         ):
-            findings.add(Invariant.XATTRS, f"inode {ino}: attributes none, too long, or with a NUL")
+            text = f"inode {ino}: attributes none, too long, or with a NUL"
+            findings.add(Invariant.XATTRS, text, ino)
             continue
         has_acl |= any(name in xattrs for name in _ACL_NAMES)
         # Only one run can hold these attributes with zeros in all gaps: that which we would write.
@@ -401,6 +413,7 @@ def check_xattrs(
             findings.add(
                 Invariant.RESERVED,
                 f"inode {ino}: bytes between or behind its attributes are not zero",
+                ino,
             )
     return has_acl
 
@@ -412,7 +425,7 @@ def check_acl_feature(disk: DiskSuperblock, has_acl: bool, findings: Findings) -
 
 
 def check_tails(
-    nvram: NvramDevice, records: NDArray[np.void], rows: NDArray[np.void], findings: Findings
+    nvram: ReadableImage, records: NDArray[np.void], rows: NDArray[np.void], findings: Findings
 ) -> None:
     """I31: a map of a file shows its last page whole, so that is zero behind size_bytes."""
     size_bytes = np.minimum(records["size_bytes"], FILE_SIZE_BYTES_MAX).astype(np.int64)
@@ -429,11 +442,9 @@ def check_tails(
         start = int(size_bytes[i]) & PAGE_MASK
         tail = nvram.load((int(blocks[i]) << PAGE_SHIFT) + start, PAGE_SIZE - start)
         if tail.count(0) != len(tail):
-            findings.add(
-                Invariant.TAILS,
-                f"inode {records['ino'][rows['index'][i]]}: page {blocks[i]} is not zero "
-                f"from byte {start} on",
-            )
+            ino = int(records["ino"][rows["index"][i]])
+            text = f"inode {ino}: page {blocks[i]} is not zero from byte {start} on"
+            findings.add(Invariant.TAILS, text, ino)
 
 
 def check_lists(state: DiskState, table: InodeTable, findings: Findings) -> None:
@@ -467,7 +478,7 @@ def check_nr_inodes(state: DiskState, table: InodeTable, findings: Findings) -> 
 
 
 def _check_what_inodes_hold(
-    nvram: NvramDevice,
+    nvram: ReadableImage,
     disk: DiskSuperblock,
     records: NDArray[np.void],
     claims: PageClaims,
@@ -497,7 +508,7 @@ def _check_what_inodes_hold(
 
 
 def _chunks(
-    nvram: NvramDevice, inode_file: list[tuple[int, int, int]]
+    nvram: ReadableImage, inode_file: list[tuple[int, int, int]]
 ) -> Iterator[tuple[int, bytes]]:
     """Yield (pgoff, bytes) of the inode file, about a MiB at a time."""
     for pgoff, block, nr_pages in inode_file:

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xipfs.errors import FormatError
+from xipfs.fs.fsck.overlay import ReadableImage
 from xipfs.fs.fsck.report import Findings, Invariant
-from xipfs.fs.fsck.volume import check_reserved, check_zero, metadata_areas
+from xipfs.fs.fsck.volume import check_reserved, check_zero
+from xipfs.fs.layout import metadata_areas
 from xipfs.ondisk.group import (
     GROUP_DESC,
     GROUP_SHIFT,
@@ -23,7 +25,6 @@ from xipfs.ondisk.group import (
     decode_group_desc,
 )
 from xipfs.ondisk.superblock import DiskState, DiskSuperblock
-from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SHIFT, PAGE_SIZE
 
 __all__ = [
@@ -149,7 +150,7 @@ def check_one_owner(
 
 
 def check_groups(
-    nvram: NvramDevice,
+    nvram: ReadableImage,
     disk: DiskSuperblock,
     state: DiskState | None,
     used: UsedPages | None,
@@ -187,7 +188,7 @@ def check_groups(
 
 
 def check_group(
-    nvram: NvramDevice, disk: DiskSuperblock, group: int, record: bytes, findings: Findings
+    nvram: ReadableImage, disk: DiskSuperblock, group: int, record: bytes, findings: Findings
 ) -> tuple[DiskGroupDesc, NDArray[np.bool_] | None] | None:
     """I26: return the descriptor and which pages its bitmap marks, None if all are free.
 

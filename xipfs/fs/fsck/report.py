@@ -12,13 +12,14 @@ __all__ = [
     "Findings",
     "FsckReport",
     "Invariant",
+    "Repair",
     "StopCheckingError",
 ]
 
 NR_FINDINGS_MAX = 1000
 """fsck stops there: who reads so many has a backup to fetch."""
 
-_EXIT_CLEAN, _EXIT_UNCORRECTED, _EXIT_OPERATIONAL = 0, 4, 8
+_EXIT_CLEAN, _EXIT_CORRECTED, _EXIT_UNCORRECTED, _EXIT_OPERATIONAL = 0, 1, 4, 8
 
 
 class Invariant(Enum):
@@ -68,7 +69,21 @@ class Invariant(Enum):
 
 
 class Finding(NamedTuple):
-    """One place where an invariant does not hold, in a line."""
+    """One place where an invariant does not hold, in a line.
+
+    ino: the inode whose record or pages are to be changed, None if it is not just one's.
+    """
+
+    invariant: Invariant
+    text: str
+    ino: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.text}"
+
+
+class Repair(NamedTuple):
+    """What was done about an invariant, in a line."""
 
     invariant: Invariant
     text: str
@@ -80,7 +95,8 @@ class Finding(NamedTuple):
 class FsckReport(NamedTuple):
     """What fsck found; the counts are what it saw, 0 for what it did not come to.
 
-    unchecked: what was not checked, and why; empty if all was.
+    unchecked: what was not checked, and why; empty if all was. repairs: what was done, after which
+    the findings are those that are left.
     """
 
     findings: tuple[Finding, ...]
@@ -89,13 +105,16 @@ class FsckReport(NamedTuple):
     nr_used_pages: int
     nr_inodes: int
     nr_dirs: int
+    repairs: tuple[Repair, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """As fsck(8): 0 clean, 4 errors left uncorrected, 8 could not judge."""
+        """As fsck(8): 0 clean, 1 all corrected, 4 errors left uncorrected, 8 could not judge."""
         if any(finding.invariant is Invariant.FEATURES for finding in self.findings):
             return _EXIT_OPERATIONAL
-        return _EXIT_UNCORRECTED if self.findings else _EXIT_CLEAN
+        if self.findings:
+            return _EXIT_UNCORRECTED
+        return _EXIT_CORRECTED if self.repairs else _EXIT_CLEAN
 
 
 class StopCheckingError(Exception):
@@ -103,23 +122,24 @@ class StopCheckingError(Exception):
 
 
 class Findings:
-    """Collects findings, and what was not checked because of them."""
+    """Collects findings, at most *nr_max*, and what was not checked because of them."""
 
-    __slots__ = ("found", "unchecked")
+    __slots__ = ("_nr_max", "found", "unchecked")
 
-    def __init__(self) -> None:
+    def __init__(self, nr_max: int | None = NR_FINDINGS_MAX) -> None:
+        self._nr_max = nr_max
         self.found: list[Finding] = []
         self.unchecked: list[str] = []
 
-    def add(self, invariant: Invariant, text: str) -> None:
+    def add(self, invariant: Invariant, text: str, ino: int | None = None) -> None:
         """Note that *invariant* does not hold. Raises: StopCheckingError after too many."""
-        self.found.append(Finding(invariant, text))
-        if len(self.found) >= NR_FINDINGS_MAX:
-            raise StopCheckingError(f"the rest: there are {NR_FINDINGS_MAX} findings already")
+        self.found.append(Finding(invariant, text, ino))
+        if len(self.found) == self._nr_max:
+            raise StopCheckingError(f"the rest: there are {self._nr_max} findings already")
 
     def add_inodes(
         self, invariant: Invariant, wrong: NDArray[np.bool_], inos: NDArray[np.int64], text: str
     ) -> None:
         """Note it once for each of *inos* that is *wrong*: arrays of one shape."""
         for ino in inos[wrong].tolist():
-            self.add(invariant, f"inode {ino}: {text}")
+            self.add(invariant, f"inode {ino}: {text}", ino)

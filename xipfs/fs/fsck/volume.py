@@ -1,21 +1,21 @@
 """fsck of what stands once in an image: superblocks, layout, journal, state."""
 
-import itertools
 import zlib
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xipfs.errors import FormatError
+from xipfs.fs.fsck.overlay import ReadableImage
 from xipfs.fs.fsck.report import Findings, Invariant
-from xipfs.ondisk.group import GROUP_DESC, GROUP_SHIFT
+from xipfs.fs.layout import layout_problems
 from xipfs.ondisk.inode import INO_FIRST, INO_MAX, INODE
 from xipfs.ondisk.journal import (
     JOURNAL_HEADER,
     JOURNAL_RECORD,
     NR_JOURNAL_HEADERS,
+    SEQUENCE_MAX,
     DiskJournalHeader,
     JournalRecordKind,
 )
@@ -34,11 +34,9 @@ from xipfs.ondisk.superblock import (
     StateFlags,
     decode_state,
 )
-from xipfs.phys.nvram import NvramDevice
-from xipfs.units import PAGE_SHIFT, PAGE_SIZE, bytes_to_pages
+from xipfs.units import PAGE_SHIFT, PAGE_SIZE
 
 __all__ = [
-    "Area",
     "check_features",
     "check_journal",
     "check_layout",
@@ -48,35 +46,15 @@ __all__ = [
     "check_state",
     "check_superblock",
     "check_zero",
-    "metadata_areas",
     "reserved_bytes",
 ]
 
-NR_JOURNAL_PAGES_MIN = 2
 _CRC_CHUNK_BYTES = 1 << 20
 
 
-class Area(NamedTuple):
-    """Pages of the image that hold one kind of metadata."""
-
-    name: str
-    block: int
-    nr_pages: int
-
-
-def metadata_areas(disk: DiskSuperblock) -> list[Area]:
-    """Return what the superblock names, and the places that are fixed."""
-    return [
-        Area("the superblock", 0, 1),
-        Area("the state", STATE_BLOCK, 1),
-        Area("the journal", disk.journal_block, disk.nr_journal_pages),
-        Area("the descriptors", disk.gdt_block, _nr_gdt_pages(disk)),
-        Area("the bitmaps", disk.bitmap_block, disk.nr_groups),
-        Area("the replica", disk.nr_pages - 1, 1),
-    ]
-
-
-def check_superblock(nvram: NvramDevice, findings: Findings) -> tuple[DiskSuperblock, bytes] | None:
+def check_superblock(
+    nvram: ReadableImage, findings: Findings
+) -> tuple[DiskSuperblock, bytes] | None:
     """I1: return the superblock and its page, of the replica where page 0 is damaged.
 
     Returns None where both are. Raises: FormatError when nothing looks like an image; DeviceError.
@@ -104,7 +82,7 @@ def check_superblock(nvram: NvramDevice, findings: Findings) -> tuple[DiskSuperb
 
 
 def check_replica(
-    nvram: NvramDevice, disk: DiskSuperblock, superblock_page: bytes, findings: Findings
+    nvram: ReadableImage, disk: DiskSuperblock, superblock_page: bytes, findings: Findings
 ) -> None:
     """I2: the last page of the image is equal to the superblock."""
     block = disk.nr_pages - 1
@@ -139,7 +117,7 @@ def check_features(disk: DiskSuperblock, findings: Findings) -> bool:
     return not unknown
 
 
-def check_size(nvram: NvramDevice, disk: DiskSuperblock, findings: Findings) -> bool:
+def check_size(nvram: ReadableImage, disk: DiskSuperblock, findings: Findings) -> bool:
     """I4: return whether the file is as long as the image."""
     nr_file_pages = nvram.size_bytes >> PAGE_SHIFT
     if nr_file_pages >= disk.nr_pages:
@@ -153,29 +131,14 @@ def check_size(nvram: NvramDevice, disk: DiskSuperblock, findings: Findings) -> 
 
 def check_layout(disk: DiskSuperblock, findings: Findings) -> bool:
     """I5: return whether the areas that the superblock names can be looked into."""
-    problems = []
-    if disk.page_shift != PAGE_SHIFT or disk.group_shift != GROUP_SHIFT:
-        problems.append(f"page size 2^{disk.page_shift}, groups of 2^{disk.group_shift} pages")
-    if disk.nr_groups != -(-disk.nr_pages >> GROUP_SHIFT):
-        problems.append(f"{disk.nr_groups} groups, {disk.nr_pages} pages")
-    if disk.nr_journal_pages < NR_JOURNAL_PAGES_MIN:
-        problems.append(f"{disk.nr_journal_pages} pages of journal")
-    areas = sorted(metadata_areas(disk), key=lambda area: area.block)
-    for area, following in itertools.pairwise(areas):
-        if area.block + area.nr_pages > following.block:
-            problems.append(
-                f"{area.name} of {area.nr_pages} pages at page {area.block} runs into "
-                f"{following.name} at page {following.block}"
-            )
-    if areas[-1].block >= disk.nr_pages:
-        problems.append(f"{areas[-1].name} at page {areas[-1].block} of {disk.nr_pages}")
+    problems = layout_problems(disk)
     for text in problems:
         findings.add(Invariant.LAYOUT, text)
     return not problems
 
 
 def check_journal(
-    nvram: NvramDevice, disk: DiskSuperblock, findings: Findings, *, clean: bool
+    nvram: ReadableImage, disk: DiskSuperblock, findings: Findings, *, clean: bool
 ) -> bool:
     """I6: return whether the image is what it is, and not what a replay will make of it.
 
@@ -197,7 +160,8 @@ def check_journal(
             damage.append(str(exc))
             continue
         check_reserved(np.frombuffer(record, JOURNAL_HEADER.dtype), where, findings)
-        if header.sequence < 1 or header.head % 8 or header.head >= ring_size_bytes:
+        in_range = 1 <= header.sequence <= SEQUENCE_MAX
+        if not in_range or header.head % 8 or header.head >= ring_size_bytes:
             damage.append(f"{where}: sequence {header.sequence}, head {header.head:#x}")
         else:
             headers.append(header)
@@ -215,7 +179,7 @@ def check_journal(
     return True
 
 
-def check_state(nvram: NvramDevice, disk: DiskSuperblock, findings: Findings) -> DiskState | None:
+def check_state(nvram: ReadableImage, disk: DiskSuperblock, findings: Findings) -> DiskState | None:
     """I7: return the state, None if it cannot be read."""
     page = nvram.load(STATE_BLOCK << PAGE_SHIFT, PAGE_SIZE)
     check_zero(page[STATE_INODE_OFFSET + INODE.size_bytes :], "page 1", findings)
@@ -240,13 +204,15 @@ def check_state(nvram: NvramDevice, disk: DiskSuperblock, findings: Findings) ->
     return state if sane else None
 
 
-def check_reserved(records: NDArray[np.void], where: str, findings: Findings) -> None:
+def check_reserved(
+    records: NDArray[np.void], where: str, findings: Findings, ino: int | None = None
+) -> None:
     """I30: what no field covers is zero. records: straight from the image, of their dtype."""
     found = records.view(np.uint8).reshape(len(records), records.dtype.itemsize)
     reserved = reserved_bytes(records.dtype)
     if found[:, reserved].any():
         offset = int(np.argmax((found * reserved).any(axis=0)))
-        findings.add(Invariant.RESERVED, f"{where}: reserved byte {offset} is not zero")
+        findings.add(Invariant.RESERVED, f"{where}: reserved byte {offset} is not zero", ino)
 
 
 def check_zero(data: bytes, where: str, findings: Findings) -> None:
@@ -264,7 +230,7 @@ def reserved_bytes(dtype: np.dtype[np.void]) -> NDArray[np.bool_]:
     return reserved
 
 
-def _record_waits(nvram: NvramDevice, disk: DiskSuperblock, header: DiskJournalHeader) -> bool:
+def _record_waits(nvram: ReadableImage, disk: DiskSuperblock, header: DiskJournalHeader) -> bool:
     """Is there a sealed record of the expected sequence where replay would start?"""
     head = _load_ring(nvram, disk, header.head, JOURNAL_RECORD.size_bytes)
     record = np.frombuffer(head, JOURNAL_RECORD.dtype, 1)[0]
@@ -284,7 +250,7 @@ def _record_waits(nvram: NvramDevice, disk: DiskSuperblock, header: DiskJournalH
     return bool(crc == record["checksum"])
 
 
-def _load_ring(nvram: NvramDevice, disk: DiskSuperblock, offset: int, size_bytes: int) -> bytes:
+def _load_ring(nvram: ReadableImage, disk: DiskSuperblock, offset: int, size_bytes: int) -> bytes:
     """Return bytes of the journal's ring, which goes on at its start."""
     ring_offset = (disk.journal_block + 1) << PAGE_SHIFT
     ring_size_bytes = (disk.nr_journal_pages - 1) << PAGE_SHIFT
@@ -293,7 +259,3 @@ def _load_ring(nvram: NvramDevice, disk: DiskSuperblock, offset: int, size_bytes
     return nvram.load(ring_offset + offset, before_end) + nvram.load(
         ring_offset, size_bytes - before_end
     )
-
-
-def _nr_gdt_pages(disk: DiskSuperblock) -> int:
-    return bytes_to_pages(disk.nr_groups * GROUP_DESC.size_bytes)
