@@ -144,6 +144,20 @@ def test_direct_io_of_any_size_and_place(image: Path, mnt: Path, cache: str):
     check(image)
 
 
+def test_a_file_is_emptied_while_its_dirty_pages_are_dropped(image: Path, mnt: Path):
+    """The kernel wrote them out to drop them, after open(2) had emptied the file: it grew again."""
+    with mounted(image, mnt, "ram=1M,epoch=10"):
+        for _ in range(400):
+            fd = os.open(mnt / "file", os.O_CREAT | os.O_RDWR)
+            os.pwrite(fd, b"x" * 81920, 0)
+            with mmap.mmap(fd, 81920) as mapped:
+                mapped[::4096] = b"y" * 20
+                emptied = os.open(mnt / "file", os.O_RDWR | os.O_TRUNC)
+                assert os.fstat(emptied).st_size == 0
+                os.close(emptied)
+            os.close(fd)
+
+
 # Who may write
 
 
