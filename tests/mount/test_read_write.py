@@ -144,6 +144,20 @@ def test_direct_io_of_any_size_and_place(image: Path, mnt: Path, cache: str):
     check(image)
 
 
+def test_a_file_is_emptied_while_its_dirty_pages_are_dropped(image: Path, mnt: Path):
+    """The kernel wrote them out to drop them, after open(2) had emptied the file: it grew again."""
+    with mounted(image, mnt, "ram=1M,epoch=10"):
+        for _ in range(400):
+            fd = os.open(mnt / "file", os.O_CREAT | os.O_RDWR)
+            os.pwrite(fd, b"x" * 81920, 0)
+            with mmap.mmap(fd, 81920) as mapped:
+                mapped[::4096] = b"y" * 20
+                emptied = os.open(mnt / "file", os.O_RDWR | os.O_TRUNC)
+                assert os.fstat(emptied).st_size == 0
+                os.close(emptied)
+            os.close(fd)
+
+
 # Who may write
 
 
@@ -316,6 +330,41 @@ def test_the_daemon_forgets_what_nobody_uses(image: Path, mnt: Path):
         wait_until(lambda: live.stat()["inodes_in_memory"] <= 2)
         facts = live.stat()
         assert (facts["open_handles"], facts["vmas"]) == (0, 0)
+
+
+def test_pages_that_go_are_not_pinned_any_more(image: Path, mnt: Path):
+    """Else those of the next file with that number would be."""
+    with mounted(image, mnt, "ram=1M,policy=none") as live:
+        (mnt / "file").write_bytes(b"x" * 12288)
+        assert xipfs("tier", mnt, "pin", mnt / "file").returncode == 0
+        assert live.stat()["pinned_pages"] == 3
+        os.truncate(mnt / "file", 4097)
+        assert live.stat()["pinned_pages"] == live.stat()["ram_pages"] == 2
+        os.unlink(mnt / "file")
+        wait_until(lambda: live.stat()["pinned_pages"] == 0)
+        assert live.stat()["ram_pages"] == 0
+
+
+def test_policies_hear_of_writes(image: Path, mnt: Path):
+    """And of pages that went before they could be moved they are not told off."""
+    policy = mnt.with_name("mine.py")
+    policy.write_text(
+        "from xipfs.policy import Plan\n"
+        "class Policy:\n"
+        "    pages = []\n"
+        "    def decide(self, batch, tiers):\n"
+        "        written = batch.page[batch.kind == 1].tolist()\n"
+        "        self.pages += [page for page in written if page not in self.pages]\n"
+        "        return Plan(promote=[p for p in self.pages if p not in tiers.resident.tolist()])\n"
+    )
+    with mounted(image, mnt, f"ram=1M,epoch=20,policy={policy}") as live:
+        (mnt / "file").write_bytes(b"x" * 12288)
+        wait_until(lambda: live.stat()["ram_pages"] == 3)
+        assert (mnt / "file").read_bytes() == b"x" * 12288
+        os.unlink(mnt / "file")
+        wait_until(lambda: live.stat()["ram_pages"] == 0)
+        live.wait_epochs(3)  # it goes on asking for them
+        assert (live.stat()["policy_errors"], live.stat()["plan_refused"]) == (0, 0)
 
 
 @pytest.mark.root

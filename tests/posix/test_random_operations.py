@@ -1,5 +1,6 @@
 """Random operations on a mount and on tmpfs, side by side: see tests/kit/twins.py."""
 
+import ast
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -44,16 +45,18 @@ def play(seeds: range, ours: Side, theirs: Side, nr_workers: int) -> None:
     for seed in seeds:
         ops = generate(seed, NR_OPS, nr_workers=nr_workers)
         OPERATIONS["system calls on two filesystems"] += len(ops)
-        if compare(ops, ours, theirs) is not None:
-            report(ops, ours, theirs, f"generate({seed}, {NR_OPS}, nr_workers={nr_workers})")
+        found = compare(ops, ours, theirs)
+        if found is not None:
+            made_by = f"generate({seed}, {NR_OPS}, nr_workers={nr_workers})"
+            report(ops, ours, theirs, f"{made_by}: {found}")
 
 
-def report(ops: list[Op], ours: Side, theirs: Side, made_by: str) -> None:
-    """Fail with the shortest sequence that differs."""
+def report(ops: list[Op], ours: Side, theirs: Side, said: str) -> None:
+    """Fail with what was found, and the shortest sequence that differs."""
     ops = shrink(ops, lambda ops: compare(ops, ours, theirs) is not None)
-    found = compare(ops, ours, theirs)
+    found = compare(ops, ours, theirs) or "sometimes only"
     lines = "\n".join(f"    {op}," for op in ops)
-    pytest.fail(f"{made_by}: {found}\nreplay = [\n{lines}\n]", pytrace=False)
+    pytest.fail(f"{said}\nshorter: {found}\nreplay = [\n{lines}\n]", pytrace=False)
 
 
 @pytest.mark.root
@@ -66,6 +69,27 @@ def test_the_filesystems_of_linux_agree(tmpfs: Path, parent: str):
         Side(Path(other)) as theirs,
     ):
         play(range(NR_SEQUENCES), ours, theirs, 3)
+
+
+_KEEPS_ATTRIBUTES = """
+import xipfs.fuse.operations
+xipfs.fuse.operations.Operations.removexattr = lambda *_: None
+"""
+
+
+@pytest.mark.fuse
+@pytest.mark.root
+def test_a_difference_is_found_and_made_short(image: Path, tmpfs: Path, tmp_path: Path):
+    """By this daemon, which only says that it has removed an attribute."""
+    with (
+        mounted(image, tmp_path / "mnt", prelude=_KEEPS_ATTRIBUTES) as live,
+        Side(tmpfs) as ours,
+        Side(live.path) as theirs,
+        pytest.raises(pytest.fail.Exception) as caught,
+    ):
+        play(range(NR_SEQUENCES), ours, theirs, 3)
+    replay = str(caught.value).partition("replay = ")[2]
+    assert [op[1] for op in ast.literal_eval(replay)] == ["open", "removexattr"]
 
 
 @pytest.mark.fuse

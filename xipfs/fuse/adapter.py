@@ -4,17 +4,20 @@ A handler raises FUSEError and nothing else (pyfuse3's contract): an operating e
 errno; anything else is a bug of ours, is logged with its traceback, and the client gets EIO. The
 mount lives on.
 
-No handler awaits anything, so between the end of an operation and the reply that carries its views
-nothing else of the mount runs. (But for `inject`, whose reads wait, and take copies.)
+No handler awaits anything but an open that empties a file, before it begins. So between the end of
+an operation and the reply that carries its views nothing else of the mount runs. (But for `inject`,
+whose reads wait, and take copies.)
 """
 
 import errno
 import functools
 import logging
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
 import pyfuse3
+import trio
 
 from xipfs.errors import DeviceError, FormatError, NoEntryError, XipfsError
 from xipfs.fs.inode import Inode
@@ -38,6 +41,8 @@ TIMEOUT_S = 86400.0
 """How long the kernel may keep names and attributes: all that changes does so by its requests, and
 it asks again for what a request may have changed beside its reply."""
 
+_HOLD_POLL_S = 0.0005
+
 _SECTORS_PER_PAGE = PAGE_SIZE // 512
 _NR_PAGES_MAX = 1 << 52
 """More than any image has; st_blocks is an off_t, and a damaged inode may say anything."""
@@ -59,7 +64,10 @@ def _errors_to_errno(
 
 
 class Adapter(pyfuse3.Operations):
-    """The operations of *mount* as pyfuse3 wants them."""
+    """The operations of *mount* as pyfuse3 wants them.
+
+    hold: `Notifier.hold`, if there is a notifier; set by the server.
+    """
 
     supports_dot_lookup = True
     enable_writeback_cache = False
@@ -74,6 +82,7 @@ class Adapter(pyfuse3.Operations):
         self._read_bytes = cast("Callable[[list[Run]], bytes]", mount.read_bytes)
         self._direct_io = mount.options.cache is CacheMode.NONE
         mount.operations.direct_io = self._direct_io
+        self.hold: Callable[[Ino], bool] = lambda ino: False
         # The kernel asks for ACLs of every inode on the way if this is on.
         self.enable_acl = bool(mount.sb.disk.compat & Compat.ACL)
 
@@ -245,6 +254,9 @@ class Adapter(pyfuse3.Operations):
         self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:
         """Open a file, cached by the kernel or not as `cache=` says."""
+        if flags & os.O_TRUNC:
+            while self.hold(Ino(inode)):  # noqa: ASYNC110 (the notifier is a thread)
+                await trio.sleep(_HOLD_POLL_S)
         fh = self._dispatch(self._operations.open, Ino(inode), flags, ctx.pid, ctx.uid)
         return self._file_info(fh)
 

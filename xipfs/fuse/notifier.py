@@ -23,11 +23,12 @@ import os
 import queue
 import struct
 import threading
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from xipfs.tiering.sampler import DropRange
-from xipfs.units import PAGE_SHIFT
+from xipfs.units import PAGE_SHIFT, Ino
 
 __all__ = ["Notifier", "StoreRange", "find_session_fd"]
 
@@ -37,6 +38,9 @@ _DROP = struct.Struct("<IiQQqq")
 _STORE = struct.Struct("<IiQQQII")
 _FUSE_NOTIFY_INVAL_INODE = 2
 _FUSE_NOTIFY_STORE = 4
+
+_HOLD_S = 1.0
+"""Longer than the kernel takes from our reply until it has dropped the pages itself."""
 
 # The inode is not in the kernel any more; the request it waited for went away; unmounted.
 _HARMLESS = {errno.ENOENT, errno.EINTR, errno.ENODEV, errno.ENOTCONN, errno.EBADF}
@@ -62,9 +66,24 @@ class Notifier:
             queue.SimpleQueue()
         )
         self._stopping = False
+        self._lock = threading.Lock()
+        self._current: int | None = None
+        self._held: dict[int, float] = {}
         # A daemon thread: should the kernel never let go of it, the process can still end.
         self._thread = threading.Thread(target=self._run, name="xipfs-notifier", daemon=True)
         self._thread.start()
+
+    def hold(self, ino: Ino) -> bool:
+        """Leave file *ino* alone for a while; return whether it is just being seen to.
+
+        For a file that is emptied by open(2): the kernel writes dirty pages to us before it drops
+        them, and would write what the file held to the file that is empty.
+        """
+        now_s = time.monotonic()
+        with self._lock:
+            self._held = {held: end_s for held, end_s in self._held.items() if end_s > now_s}
+            self._held[ino] = now_s + _HOLD_S
+            return self._current == ino
 
     @property
     def idle(self) -> bool:
@@ -91,11 +110,23 @@ class Notifier:
             for range_ in ranges:
                 if self._stopping:
                     return
+                if not self._begin(range_.mapping_id):
+                    continue
                 try:
                     os.writev(self._fd, _message(range_))
                 except OSError as exc:
                     if exc.errno not in _HARMLESS:
                         _log.warning("%s: %s", _describe(range_), exc.strerror)
+                finally:
+                    self._current = None
+
+    def _begin(self, ino: int) -> bool:
+        """Note which file is seen to; return whether it may be."""
+        with self._lock:
+            if self._held.get(ino, 0) > time.monotonic():
+                return False
+            self._current = ino
+            return True
 
 
 def _message(range_: DropRange | StoreRange) -> tuple[bytes, ...]:

@@ -78,7 +78,7 @@ def serve(mount: Mount, mountpoint: Path, mounted: Callable[[], None]) -> None:
         mounted()
         gc.collect()
         gc.freeze()  # what lives as long as the mount need not be looked at again
-        trio.run(_serve, mount, mountpoint)
+        trio.run(_serve, mount, adapter, mountpoint)
     finally:
         pyfuse3.close(unmount=True)
 
@@ -100,9 +100,11 @@ def _init(adapter: Adapter, mount: Mount, mountpoint: Path) -> None:
             os.close(stderr)
 
 
-async def _serve(mount: Mount, mountpoint: Path) -> None:
+async def _serve(mount: Mount, adapter: Adapter, mountpoint: Path) -> None:
     session_fd = find_session_fd()
     notifier = Notifier(session_fd) if session_fd is not None else None
+    if notifier is not None:
+        adapter.hold = notifier.hold
     control = ControlServer(mount)
     mount.operations.control_address = control.address
     async with trio.open_nursery() as nursery:
