@@ -50,13 +50,15 @@ class Recording(NamedTuple):
     """A workload that was played.
 
     events: what reached the device, with marks. trees: the tree before the first operation, and
-    after each. complaints: what was wrong without any crash.
+    after each. complaints: what was wrong without any crash. failed: numbers of the operations that
+    could not be done.
     """
 
     operations: tuple[Operation, ...]
     events: list[Event]
     trees: list[Tree]
     complaints: tuple[str, ...] = ()
+    failed: frozenset[int] = frozenset()
 
 
 class Moment(NamedTuple):
@@ -272,7 +274,8 @@ class Explorer(Generic[T]):
                 ends = isinstance(event, Mark) and event.kind is MarkKind.END
                 if ends and operation is not None:
                     nr_ended += 1
-                    history.end(operation, recording.trees[nr_ended])
+                    has_failed = nr_ended - 1 in recording.failed
+                    history.end(operation, recording.trees[nr_ended], has_failed=has_failed)
                     operation = None
                 elif isinstance(event, Mark):
                     operation = recording.operations[event.number]

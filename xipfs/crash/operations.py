@@ -32,6 +32,7 @@ __all__ = [
     "Operation",
     "format_operations",
     "parse_operations",
+    "shorten",
     "written_bytes",
 ]
 
@@ -84,7 +85,7 @@ class Operation:
     def __str__(self) -> str:
         kinds = _ARGUMENTS[self.name]
         words = [
-            f"{argument:o}" if kind == _MODE else _shorten(str(argument))
+            f"{argument:o}" if kind == _MODE else shorten(str(argument))
             for kind, argument in zip(kinds, self.arguments, strict=True)
             if argument != ""
         ]
@@ -151,5 +152,6 @@ def _parse_argument(line: str, kind: str, word: str) -> str | int:
     return number
 
 
-def _shorten(word: str) -> str:
-    return _LONG_RUN.sub(lambda found: f"{found[1]}{{{len(found[0])}}}", word)
+def shorten(text: str) -> str:
+    """Return *text* with `n{240}` for 240 times n."""
+    return _LONG_RUN.sub(lambda found: f"{found[1]}{{{len(found[0])}}}", text)

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from xipfs.crash.operations import Operation
+from xipfs.crash.operations import Operation, shorten
 from xipfs.crash.persistence import WORD_SIZE_BYTES
 from xipfs.crash.snapshot import Node, Tree
 
@@ -57,8 +57,10 @@ class History:
         self._tree = tree
         self._versions: Versions = versions or {}
 
-    def end(self, operation: Operation, tree: Tree) -> None:
+    def end(self, operation: Operation, tree: Tree, *, has_failed: bool = False) -> None:
         """Note that *operation* has returned, and left *tree*."""
+        if has_failed and operation.name not in _WRITES:
+            return  # it has made nothing durable; a write may have got half-way
         path = _target(operation)
         old, new = self._tree.get(path), tree.get(path)
         versions = dict(self._versions)
@@ -114,7 +116,7 @@ def complaints(found: Tree, allowed: Iterable[Expected]) -> list[str]:
             return []
         if least is None or len(lines) < len(least):
             least = lines
-    return (least or ["nothing is allowed here"])[:_NR_COMPLAINTS_MAX]
+    return [shorten(line) for line in (least or ["nothing is allowed here"])[:_NR_COMPLAINTS_MAX]]
 
 
 def _differences(found: Tree, expected: Expected) -> list[str]:

@@ -249,6 +249,7 @@ def play(image: bytes, operations: Sequence[Operation]) -> Recording:
     nvram.store_bytes(0, image)
     recorder = Recorder(nvram)
     complaints: list[str] = []
+    failed: set[int] = set()
     try:
         clock = Clock(_START_NS)
         player = Player(SuperBlock.mount(nvram, writable=True, clock=clock), clock)
@@ -260,6 +261,7 @@ def play(image: bytes, operations: Sequence[Operation]) -> Recording:
                 player.perform(number, operation)
             except XipfsError as exc:
                 error = exc
+                failed.add(number)
             recorder.mark(MarkKind.END, number)
             trees.append(player.snapshot())
             if trees[-1] != trees[-2]:
@@ -271,4 +273,6 @@ def play(image: bytes, operations: Sequence[Operation]) -> Recording:
     finally:
         nvram.observer = None
         nvram.close()
-    return Recording(tuple(operations), recorder.events, trees, tuple(complaints))
+    return Recording(
+        tuple(operations), recorder.events, trees, tuple(complaints), frozenset(failed)
+    )

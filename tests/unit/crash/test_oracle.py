@@ -131,6 +131,16 @@ def test_truncation_cuts_what_is_in_flight_too():
     assert judged(NEW[:16] + OLD[16:], grown.allowed()) != []
 
 
+def test_an_operation_that_failed_makes_nothing_durable():
+    """A link that failed was taken for one, which has the file's times in its transaction."""
+    found = history()
+    found.end(WRITE, tree(NEW, mtime_ns=9))
+    found.end(one("link /f /gone/f"), tree(NEW, mtime_ns=9), has_failed=True)
+    assert judged(NEW, found.allowed(), mtime_ns=5) == []
+    found.end(one("link /f /g"), tree(NEW, mtime_ns=9))
+    assert judged(NEW, found.allowed(), mtime_ns=5) != []
+
+
 def test_a_number_that_is_used_again_has_nothing_of_the_file_before():
     found = history((WRITE, NEW))
     found.end(one("unlink /f"), tree(None))
