@@ -1,6 +1,6 @@
 """Mutants: bugs that a filesystem for NVRAM can have, each as a patch of the product.
 
-The kinds are those of the bugs that Chipmunk found in NOVA, PMFS, WineFS and others (its bugs.md):
+The kinds are those of the bugs that Chipmunk (EuroSys '23) found in NOVA, PMFS, WineFS and others:
 missing flushes and fences, wrong order, updates in place, two steps where one is needed, recovery
 that does too little or too much, and what only a tiered filesystem can get wrong.
 

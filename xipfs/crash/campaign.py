@@ -39,6 +39,7 @@ __all__ = [
     "CampaignProgress",
     "CampaignReport",
     "FoundFailure",
+    "Piece",
     "Plan",
     "Replayed",
     "base_image",

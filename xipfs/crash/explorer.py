@@ -29,7 +29,17 @@ from xipfs.crash.snapshot import Tree
 from xipfs.errors import BugError, InvalidArgumentError, XipfsError
 from xipfs.phys.nvram import CACHE_LINE_SIZE_BYTES, NvramDevice
 
-__all__ = ["Crashes", "Explorer", "Failure", "Judge", "Outcome", "Recording", "Replay", "Tally"]
+__all__ = [
+    "Crashes",
+    "Explorer",
+    "Failure",
+    "Judge",
+    "Moment",
+    "Outcome",
+    "Recording",
+    "Replay",
+    "Tally",
+]
 
 T = TypeVar("T")
 

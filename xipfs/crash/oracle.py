@@ -22,7 +22,7 @@ from xipfs.crash.operations import Operation, shorten
 from xipfs.crash.persistence import WORD_SIZE_BYTES
 from xipfs.crash.snapshot import Node, Tree
 
-__all__ = ["Expected", "History", "complaints"]
+__all__ = ["Expected", "History", "Version", "complaints"]
 
 _NR_COMPLAINTS_MAX = 5
 
