@@ -75,7 +75,7 @@ class History:
             elif operation.name == "truncate":
                 cut = (v._replace(content=v.content[: new.size_bytes]) for v in older)
                 older = _with_times(cut, new)
-            else:
+            elif new != old:  # a rename of a file to another name of its own changes nothing
                 older = _with_times(older, new)
             versions[old.ino] = older
         inodes = {node.ino for node in tree.values()}

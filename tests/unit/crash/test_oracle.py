@@ -137,8 +137,10 @@ def test_an_operation_that_failed_makes_nothing_durable():
     found.end(WRITE, tree(NEW, mtime_ns=9))
     found.end(one("link /f /gone/f"), tree(NEW, mtime_ns=9), has_failed=True)
     assert judged(NEW, found.allowed(), mtime_ns=5) == []
-    found.end(one("link /f /g"), tree(NEW, mtime_ns=9))
-    assert judged(NEW, found.allowed(), mtime_ns=5) != []
+    found.end(one("rename /f /f"), tree(NEW, mtime_ns=9))
+    assert judged(NEW, found.allowed(), mtime_ns=5) == []
+    found.end(CHMOD, tree(NEW, mtime_ns=9, mode=0o100600))
+    assert judged(NEW, found.allowed(), mtime_ns=5, mode=0o100600) != []
 
 
 def test_a_number_that_is_used_again_has_nothing_of_the_file_before():
