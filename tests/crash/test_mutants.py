@@ -29,11 +29,12 @@ SHARE = {
 
 
 def hunt() -> Iterator[Workload]:
-    """Yield seq-1 as it is, seq-1 with moving pages, and some of seq-2 with moving pages."""
+    """Yield seq-1 as it is and with moving pages, and some of seq-2 with moving pages."""
     rng = random.Random(5)
     ones, twos = list(seq(1)), list(seq(2))
     rng.shuffle(ones)
     yield from itertools.chain.from_iterable((one, with_moves(one, 1)) for one in ones)
+    yield from (with_moves(one, seed) for seed in (2, 3) for one in ones)
     yield from (with_moves(two, 2) for two in rng.sample(twos, NR_SEQ2))
 
 

@@ -9,6 +9,7 @@ is an orphan, and goes at once unless somebody has said `hold`.
 The clock stands still during an operation and is a second later in the next.
 """
 
+import math
 import stat
 from collections.abc import Sequence
 
@@ -49,7 +50,7 @@ from xipfs.units import Ino
 
 __all__ = ["Clock", "Player", "play"]
 
-_NR_TIER_FRAMES = 8
+_NR_TIER_FRAMES = 16
 """Fewer than the tree has pages: some stay outside."""
 
 _START_NS = 2_000_000_000
@@ -196,11 +197,12 @@ class Player:
             )
         else:
             pages = resident_pages(self.machine)
-        pages = np.sort(pages[rng.random(len(pages)) < rng.random()])
+        rng.shuffle(pages)
+        pages = pages[: math.ceil(len(pages) * rng.choice((0.25, 0.5, 1.0)))]
         if operation.name == "promote":
-            self.mover.promote(pages)
+            self.mover.promote(np.sort(pages[: self.machine.mem_map.nr_free]))
         else:
-            self.mover.demote(pages, DemoteReason.PROACTIVE)
+            self.mover.demote(np.sort(pages), DemoteReason.PROACTIVE)
 
     # Inodes
 
