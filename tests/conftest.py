@@ -29,6 +29,7 @@ FOLDERS = [
     "conformance",
     "model",
     "fs",
+    "crash",
     "fuzz",
     "cli",
     "mount",

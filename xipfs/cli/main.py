@@ -24,7 +24,7 @@ __all__ = ["COMMANDS", "main", "make_app"]
 
 COMMANDS = [
     *("mkfs", "info", "fsck", "ls", "cat", "cp", "dump"),
-    *("mount", "umount", "stat", "top", "tier", "trace", "oracle"),
+    *("mount", "umount", "stat", "top", "tier", "trace", "oracle", "crash"),
 ]
 """Each is a function, or a command with subcommands, in a module of its name."""
 

@@ -131,22 +131,33 @@ class SuperBlock:
         """
         nvram = NvramDevice.open(path, writable=writable)
         try:
-            if writable:
-                return cls._open_to_write(nvram, clock)
-            disk = read_superblock(nvram)
-            state = _load_state(nvram, disk)
-            if not state.flags & StateFlags.CLEAN:
-                raise FormatError(
-                    f"{nvram.path}: not cleanly unmounted, its journal must be replayed: "
-                    f"mount it once with -o rw"
-                )
-            return cls(nvram, disk, state)
+            return cls.mount(nvram, writable=writable, clock=clock)
         except FormatError as exc:
             nvram.close()
             raise FormatError(damage_line(path, exc)) from exc
         except BaseException:
             nvram.close()
             raise
+
+    @classmethod
+    def mount(
+        cls,
+        nvram: NvramDevice,
+        *,
+        writable: bool = False,
+        clock: Callable[[], int] | None = None,
+    ) -> "SuperBlock":
+        """Mount the image on a device that is open. Raises: as `open`; the device stays open."""
+        if writable:
+            return cls._open_to_write(nvram, clock)
+        disk = read_superblock(nvram)
+        state = _load_state(nvram, disk)
+        if not state.flags & StateFlags.CLEAN:
+            raise FormatError(
+                f"{nvram.path}: not cleanly unmounted, its journal must be replayed: "
+                f"mount it once with -o rw"
+            )
+        return cls(nvram, disk, state)
 
     @classmethod
     def _open_to_write(cls, nvram: NvramDevice, clock: Callable[[], int] | None) -> "SuperBlock":
@@ -364,6 +375,13 @@ class SuperBlock:
                 NoSpaceError: then another mount replays the journal, as after a crash.
         """
         try:
+            self.unmount()
+        finally:
+            self.nvram.close()
+
+    def unmount(self) -> None:
+        """End what `mount` began: the device stays open. Raises: DeviceError, NoSpaceError."""
+        try:
             if self.writable and not self.is_aborted:
                 self.write_times(self._inodes.values())
                 with self.transaction(self.clock()) as tx:
@@ -371,7 +389,6 @@ class SuperBlock:
         finally:
             self.writable = False
             self._inodes.clear()
-            self.nvram.close()
 
 
 def read_superblock(nvram: NvramDevice) -> DiskSuperblock:
