@@ -1,6 +1,7 @@
 """What holds for every test: the order, the markers, and no warning that nobody announced.
 
-- Tests run in the order of `FOLDERS`, so that what fails first is the lowest layer that is broken.
+- Tests run in the order of `FOLDERS`, so that what fails first is the lowest layer that is broken;
+  where several processes share them, about so.
 - `@pytest.mark.fuse` is for tests that really mount. Where that is impossible they are skipped, or,
   with `XIPFS_REQUIRE_FUSE=1` (CI), failed: a mount that was not tested is then no success.
 - `@pytest.mark.root` is for owners, device nodes and chroot: skipped for anybody but root.
@@ -19,6 +20,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -96,6 +98,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("XIPFS_REQUIRE_FUSE") == "1":
             pytest.fail(f"XIPFS_REQUIRE_FUSE=1, but {reason}", pytrace=False)
         pytest.skip(reason)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Of several processes each tells the first what its random tests played."""
+    kit = sys.modules.get("tests.kit.operations")
+    if kit is not None and hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["operations"] = dict(kit.OPERATIONS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add up what a process of pytest-xdist has told."""
+    from tests.kit.operations import OPERATIONS
+
+    OPERATIONS.update(getattr(node, "workeroutput", {}).get("operations", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
