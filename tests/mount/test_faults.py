@@ -71,11 +71,11 @@ def test_an_epoch_that_meets_a_bug(image: Path, mnt: Path):
     prelude = (
         "from xipfs.tiering.daemon import TieringDaemon\n"
         "sample = TieringDaemon.sample\n"
-        "def broken(self):\n"
+        "def broken(self, *told):\n"
         "    if self.nr_epochs == 3:\n"
         "        self.nr_epochs += 1\n"
         "        raise RuntimeError('planted')\n"
-        "    return sample(self)\n"
+        "    return sample(self, *told)\n"
         "TieringDaemon.sample = broken\n"
     )
     with mounted(image, mnt, "epoch=20", prelude=prelude) as live:
