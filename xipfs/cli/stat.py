@@ -182,7 +182,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     return [
         f"image        {facts['image']}, {format_size(facts['nvram_pages'] * page)}",
         f"daemon       pid {facts['pid']}, up {facts['uptime_s']:.0f} s, arch {facts['arch']}",
-        f"cache        {facts['cache']}, {facts['ranges_dropped']} ranges dropped{_told(facts)}",
+        f"cache        {facts['cache']}, {facts['ranges_dropped']} ranges dropped",
         f"policy       {facts['policy']}, {facts['epochs']} epochs of {facts['epoch_ms']} ms, "
         f"{facts['policy_errors']} errors, {facts['plan_refused']} entries refused",
         f"RAM tier     {used} of {facts['ram_frames']} frames used "
@@ -191,16 +191,17 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f" none for NVRAM ({format_size(facts['struct_page_saved_bytes'])} saved)",
         f"inserted     {vmstat['xip_insert_pfn']} ptes by pfn, {vmstat['xip_insert_page']} by page",
         *render_cost(facts["cost"]),
+        *_tracepoints(facts),
         "",
         *(f"{name} {count}" for name, count in vmstat.items()),
         "",
     ]
 
 
-def _told(facts: dict[str, Any]) -> str:
+def _tracepoints(facts: dict[str, Any]) -> list[str]:
     if facts["sees_reads"]:
-        return f", {facts['reads_told']} reads told by tracepoints"
-    return f"; {facts['events_missing']}" if facts["events_missing"] else ""
+        return [f"tracepoints  {facts['reads_told']} pages read from the page cache were told"]
+    return [f"tracepoints  none: {facts['events_missing']}"] if facts["events_missing"] else []
 
 
 def render_cost(cost: dict[str, Any]) -> list[str]:

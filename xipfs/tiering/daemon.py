@@ -175,7 +175,7 @@ class TieringDaemon:
         facts = self._tier_facts(now_ns - self._epoch_start_ns)
         self._epoch_start_ns = now_ns
         accesses = self._log.take()
-        reads = told.reads[self._mover.exists(told.reads)]
+        reads = self._movable(told.reads)
         self.nr_reads_told += len(reads)
         pinned = self._mover.pinned
         resident = resident_pages(self._mm.machine)
@@ -184,7 +184,7 @@ class TieringDaemon:
         blind = blind_chunks = no_pages()
         latency_ns = np.full(len(accesses.page), -1, np.int64)
         if self._sampler is not None:
-            self._sampler.map(told)
+            self._sampler.tell(told)
             latency_ns = self._sampler.observe(accesses.page, accesses.time_ns)
             hinted = page_set(accesses.page[latency_ns >= 0])
             self._mm.machine.vmstat.numa_hint_faults += len(hinted)
@@ -217,6 +217,12 @@ class TieringDaemon:
         self.nr_epochs += 1
         self._cool()
         return Epoch(self._policy, batch, tiers)
+
+    def _movable(self, reads: PageIds) -> PageIds:
+        """Return those of *reads* that are of files in memory, and no holes."""
+        reads = reads[self._mover.exists(reads)]
+        pages = page_set(reads)
+        return reads[~is_in(reads, pages[self._mover.is_hole(pages)])]
 
     def accept(self, answer: Answer) -> None:
         """Keep what of a plan is possible for `migrate_some`; the rest is refused, and counted."""

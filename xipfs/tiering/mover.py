@@ -25,7 +25,7 @@ from xipfs.mm.migrate import (
 from xipfs.mm.pgtable import PMD_SHIFT, PTRS_PER_PTE, pte_index
 from xipfs.policy.contract import PGOFF_BITS, PageIds, no_pages, page_id_parts
 from xipfs.policy.pageset import is_in, page_set
-from xipfs.units import Pgoff
+from xipfs.units import PFN_NONE, Pgoff
 
 __all__ = ["Mover", "dirty_pages", "page_heat", "resident_pages"]
 
@@ -127,6 +127,15 @@ class Mover:
             nr_pages[mapping_id] = mapping.nr_pages if mapping is not None else 0
         limits = np.fromiter((nr_pages[m] for m in mapping_ids.tolist()), np.int64, len(pages))
         return pgoffs < limits
+
+    def is_hole(self, pages: PageIds) -> NDArray[np.bool_]:
+        """Return which of *pages* (sorted), which exist, are holes: nothing can move those."""
+        holes = np.zeros(len(pages), np.bool_)
+        mapping_ids, _ = page_id_parts(pages)
+        for mapping, pgoffs in self._by_mapping(pages):
+            homes = mapping.a_ops.get_nvram_pfns(mapping, pgoffs.tolist())
+            holes[mapping_ids == mapping.id] = np.array(homes, np.int64) == PFN_NONE
+        return holes
 
     def heat(self, pages: PageIds) -> NDArray[np.uint8]:
         """Return how often each of *pages* was read of late."""

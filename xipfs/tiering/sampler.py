@@ -11,8 +11,8 @@ cached. So only ranges believed cached are ever chosen, a budget of them each ep
 What comes back costs programs a request each, for which they wait. So many may come on average, and
 each takes one from a credit; no more is dropped than the credit would pay for.
 
-Where the kernel tells what it answers itself (`filemap_events`), only what programs have mapped is
-hidden, and only that is dropped.
+Where the kernel tells a part of what it answers itself (`filemap_events`), what is read often is
+told soon, and is left alone: dropped is what was not told of late, and what programs have mapped.
 
 How soon a page is read again after it was dropped tells how hot it is: the hint-fault latency of
 Linux's NUMA balancing, by other means.
@@ -46,6 +46,9 @@ _NR_CREDIT_EPOCHS = 8
 _BUDGET_DIVISOR = 6
 """Every chunk that is cached is looked at once in about so many epochs."""
 
+_NR_TOLD_EPOCHS = 8
+"""So long after the kernel has told of a chunk again, it is not dropped."""
+
 _RESIDENTS_DIVISOR = 4
 """Of the budget, this part is for pages in RAM."""
 
@@ -73,6 +76,7 @@ class CacheSampler:
         "_credit",
         "_cursor",
         "_dropped_ns",
+        "_epoch",
         "_mapped",
         "_nr_returns_max",
         "_single",
@@ -91,8 +95,11 @@ class CacheSampler:
         self._nr_returns_max = nr_returns_max
         self._credit = (nr_returns_max or 0) * _NR_CREDIT_EPOCHS
         # An ordered set: the chunk longest not looked at first.
-        self._cached: dict[int, None] = {}
-        # Chunks that faults have mapped, if the kernel tells of faults and reads.
+        # Each with the epoch until which the kernel's telling of it is looking enough; or minus the
+        # epoch in which it told for the first time; or 0.
+        self._cached: dict[int, int] = {}
+        self._epoch = 0
+        # Chunks that faults have mapped; None if the kernel tells nothing.
         self._mapped: set[int] | None = None
         # When each chunk was dropped last.
         self._dropped_ns: dict[int, int] = {}
@@ -113,17 +120,27 @@ class CacheSampler:
         return self._mapped is not None
 
     def see_reads(self) -> None:
-        """From now on the kernel tells: what no fault has mapped need not be dropped."""
+        """From now on the kernel tells: see `tell`."""
         self._mapped = set()
-        self._cached.clear()
 
-    def map(self, told: Told) -> None:
-        """Take note of what faults have mapped: of its use the kernel tells no more."""
-        if self._mapped is not None:
-            pages = np.concatenate([told.faults, told.mapped])
-            chunks = page_set(pages >> CHUNK_SHIFT).tolist()
-            self._mapped.update(chunks)
-            self._cached |= dict.fromkeys(chunks)
+    def tell(self, told: Told) -> None:
+        """Take note of what the kernel has told, once an epoch, before `observe`.
+
+        What was read through its cache need not be dropped to be seen. What faults have mapped must
+        be, for of its use it tells no more.
+        """
+        self._epoch += 1
+        if self._mapped is None:
+            return
+        mapped = page_set(np.concatenate([told.faults, told.mapped]) >> CHUNK_SHIFT).tolist()
+        self._mapped.update(mapped)
+        for chunk in mapped:
+            self._cached.setdefault(chunk, 0)
+        for chunk in page_set(told.reads >> CHUNK_SHIFT).tolist():
+            before = self._cached.get(chunk)
+            if before is not None:
+                again = before > 0 or (self._epoch + before <= _NR_TOLD_EPOCHS and before)
+                self._cached[chunk] = self._epoch + _NR_TOLD_EPOCHS if again else -self._epoch
 
     def wanted(self, pages: PageIds, told: Told) -> NDArray[np.bool_]:
         """Return which of *pages*, which came to us, a program has really asked for.
@@ -146,9 +163,7 @@ class CacheSampler:
         chunks = page_set(pages >> CHUNK_SHIFT)
         dropped_ns = np.full(len(chunks), -1, np.int64)
         for i, chunk in enumerate(chunks.tolist()):
-            self._cached.pop(chunk, None)
-            if self._mapped is None or chunk in self._mapped:
-                self._cached[chunk] = None
+            self._cached[chunk] = self._cached.pop(chunk, 0)
             # Also of a chunk that came back in part: a request tells that its page had not.
             dropped_ns[i] = self._dropped_ns.get(chunk, -1)
         since_ns = dropped_ns[np.searchsorted(chunks, pages >> CHUNK_SHIFT)]
@@ -162,14 +177,14 @@ class CacheSampler:
     def blind(self, pages: PageIds) -> PageIds:
         """Return those of *pages* whose accesses the kernel would answer itself, in their order."""
         chunks = page_set(pages >> CHUNK_SHIFT)
-        cached = np.fromiter((c in self._cached for c in chunks.tolist()), np.bool_, len(chunks))
+        unseen = np.fromiter(map(self._is_unseen, chunks.tolist()), np.bool_, len(chunks))
         return pages[
-            cached[np.searchsorted(chunks, pages >> CHUNK_SHIFT)] & ~is_in(pages, self._single)
+            unseen[np.searchsorted(chunks, pages >> CHUNK_SHIFT)] & ~is_in(pages, self._single)
         ]
 
     def blind_chunks(self, seen: PageIds) -> NDArray[np.int64]:
         """Return the chunks believed cached, sorted, but for those of the pages *seen*."""
-        cached = np.sort(np.fromiter(self._cached, np.int64, len(self._cached)))
+        cached = np.sort(np.fromiter(filter(self._is_unseen, self._cached), np.int64))
         return cached[~is_in(cached, page_set(seen >> CHUNK_SHIFT))]
 
     def drop(self, pages: PageIds, now_ns: int) -> list[DropRange]:
@@ -180,7 +195,8 @@ class CacheSampler:
 
     def cache(self, pages: PageIds) -> None:
         """Take note that *pages* (sorted) are put into the kernel's cache: nobody read them."""
-        self._cached |= dict.fromkeys(page_set(pages >> CHUNK_SHIFT).tolist())
+        for chunk in page_set(pages >> CHUNK_SHIFT).tolist():
+            self._cached.setdefault(chunk, 0)
         self._keep_single(~is_in(self._single, pages))
 
     def choose(self, resident: PageIds, now_ns: int) -> list[DropRange]:
@@ -196,7 +212,7 @@ class CacheSampler:
             budget_pages = min(budget_pages, max(self._credit * nr_pages_at_once, _NR_CHUNK_PAGES))
         singles = self._choose_residents(resident, budget_pages // _RESIDENTS_DIVISOR, now_ns)
         nr_chunks = (budget_pages - len(singles)) >> CHUNK_SHIFT
-        chunks = np.fromiter(islice(self._cached, nr_chunks), np.int64)
+        chunks = np.fromiter(islice(filter(self._is_unseen, self._cached), nr_chunks), np.int64)
         for chunk in chunks.tolist():
             del self._cached[chunk]
             self._dropped_ns[chunk] = now_ns
@@ -204,6 +220,10 @@ class CacheSampler:
         first_pages = chunks << CHUNK_SHIFT
         pages = (first_pages[:, np.newaxis] + np.arange(_NR_CHUNK_PAGES)).ravel()
         return drop_ranges(page_set(np.concatenate([singles, pages])))
+
+    def _is_unseen(self, chunk: int) -> bool:
+        """Is a chunk cached, and what is done with it unknown?"""
+        return self._cached.get(chunk, self._epoch + 1) <= self._epoch
 
     def _earn(self, nr_returns: int) -> None:
         """Let the credit grow by an epoch, and shrink by what came back in it."""

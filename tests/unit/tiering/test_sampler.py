@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xipfs.policy.contract import page_id
+from xipfs.tiering.filemap_events import Told
 from xipfs.tiering.sampler import CacheSampler, DropRange
 
 CHUNK = 16
@@ -247,3 +248,49 @@ def test_everything_cached_is_looked_at_in_the_end():
     for _ in range(20):
         sampler.choose(resident, 0)
     assert sampler.nr_cached_pages == 0
+
+
+def told(reads: np.ndarray = NONE, faults: np.ndarray = NONE, mapped: np.ndarray = NONE) -> Told:
+    return Told(reads, faults, mapped)
+
+
+def test_what_the_kernel_tells_is_not_dropped():
+    """For some epochs: a chunk that nothing was told of since may be hidden again."""
+    sampler = make_sampler()
+    sampler.see_reads()
+    observe(sampler, ids((7, 0), (7, CHUNK)))
+    sampler.tell(told(reads=ids((7, 3))))
+    assert len(sampler.blind_chunks(NONE)) == 2, "once is no habit"
+    sampler.tell(told(reads=ids((7, 3))))
+    assert sampler.blind(ids((7, 0), (7, CHUNK))).tolist() == [page_id(7, CHUNK)]
+    assert sampler.blind_chunks(NONE).tolist() == [page_id(7, CHUNK) >> 4]
+    assert sampler.choose(NONE, 0) == [DropRange(7, CHUNK, CHUNK)]
+    for _ in range(8):
+        assert sampler.choose(NONE, 0) == []
+        sampler.tell(told())
+    assert sampler.choose(NONE, 0) == [DropRange(7, 0, CHUNK)]
+
+
+def test_what_faults_have_mapped_is_dropped():
+    sampler = make_sampler()
+    sampler.see_reads()
+    sampler.tell(told(mapped=run(7, 0, 5)))
+    assert sampler.choose(NONE, 0) == [DropRange(7, 0, CHUNK)]
+
+
+def test_of_maps_the_page_that_was_touched_counts():
+    """A fault brings its neighbours to the cache, too; reads of other files are as they are."""
+    sampler = make_sampler()
+    sampler.see_reads()
+    came = ids((7, 0), (7, 1), (7, 2), (8, 0))
+    touched = told(faults=ids((7, 1)))
+    assert sampler.wanted(came, touched).tolist() == [True] * 4
+    sampler.tell(touched)
+    assert sampler.wanted(came, touched).tolist() == [False, True, False, True]
+
+
+def test_without_telling_all_that_came_counts():
+    sampler = make_sampler()
+    sampler.tell(told(reads=ids((7, 0)), mapped=ids((7, 0))))
+    assert sampler.nr_cached_pages == 0
+    assert sampler.wanted(ids((7, 0)), told()).tolist() == [True]
