@@ -295,9 +295,8 @@ class Explorer(Generic[T]):
                     changed.clear()
                     if operation is None:
                         allowed = history.allowed()
-                        where = (
-                            f"after {recording.operations[nr_ended - 1]}" if nr_ended else "mount"
-                        )
+                        done = recording.operations[nr_ended - 1] if nr_ended else None
+                        where = f"after {done}" if done else "in the mount"
                     else:
                         allowed = history.allowed(operation, recording.trees[nr_begun])
                         where = f"in {operation}"
