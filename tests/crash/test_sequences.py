@@ -44,7 +44,7 @@ def test_some_random_workloads():
 @pytest.mark.long
 @pytest.mark.parametrize("moves_pages", [False, True])
 def test_all_of_seq_1(moves_pages: bool):
-    plan = Plan(seqs=(1,), nr_states_max=256, moves_pages=moves_pages, nr_jobs=NR_JOBS)
+    plan = Plan(seqs=(1,), nr_states_max=128, moves_pages=moves_pages, nr_jobs=NR_JOBS)
     assert sound(plan).tally.nr_workloads == len(ELEMENTS)
 
 
@@ -56,8 +56,8 @@ def test_all_of_seq_2():
 
 @pytest.mark.long
 def test_many_random_workloads():
-    plan = Plan(seqs=(), nr_fuzzed=200, nr_operations=40, nr_states_max=12, moves_pages=True)
-    sound(plan)
+    options = {"nr_operations": 40, "nr_states_max": 8, "nr_jobs": NR_JOBS}
+    sound(Plan(seqs=(), nr_fuzzed=96, moves_pages=True, **options))
 
 
 def test_a_state_is_the_same_each_time_it_is_made():

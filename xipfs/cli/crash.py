@@ -97,7 +97,7 @@ def _replay(
         facts = {"where": found.where, "problems": list(found.problems), "lines": found.lines}
         print(json.dumps(facts, indent=1))
     else:
-        print(f"power is lost {found.where}, with {found.lines} lines changed that were in flight")
+        print(f"power is lost {found.where}; {found.lines} lines that were in flight have changed")
         print("\n".join(found.problems) or "sound")
     return _EXIT_FAILED if found.problems else 0
 

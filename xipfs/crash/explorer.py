@@ -60,13 +60,14 @@ class Recording(NamedTuple):
     """A workload that was played.
 
     events: what reached the device, with marks. trees: the tree before the first operation, and
-    after each. complaints: what was wrong without any crash. failed: numbers of the operations that
-    could not be done.
+    after each. inos: which inode each operation was on, 0 for none. complaints: what was wrong
+    without any crash. failed: numbers of the operations that could not be done.
     """
 
     operations: tuple[Operation, ...]
     events: list[Event]
     trees: list[Tree]
+    inos: list[int]
     complaints: tuple[str, ...] = ()
     failed: frozenset[int] = frozenset()
 
@@ -278,28 +279,28 @@ class Explorer(Generic[T]):
         changed: set[LineNumber] = set()
         ever_changed: set[LineNumber] = set()
         operation: Operation | None = None
-        nr_begun, nr_ended = 0, 0
+        nr_begun, nr_ended, ino = 0, 0, 0
         try:
             for number, event in enumerate(recording.events):
                 ends = isinstance(event, Mark) and event.kind is MarkKind.END
                 if ends and operation is not None:
                     nr_ended += 1
                     has_failed = nr_ended - 1 in recording.failed
-                    history.end(operation, recording.trees[nr_ended], has_failed=has_failed)
+                    history.end(operation, recording.trees[nr_ended], ino, has_failed=has_failed)
                     operation = None
                 elif isinstance(event, Mark):
                     operation = recording.operations[event.number]
+                    ino = recording.inos[event.number]
                     nr_begun += 1
                 if ends or isinstance(event, Fence):
                     self._scratch.rebase(medium.durable, changed)
                     changed.clear()
                     if operation is None:
                         allowed = history.allowed()
-                        where = (
-                            f"after {recording.operations[nr_ended - 1]}" if nr_ended else "mount"
-                        )
+                        done = recording.operations[nr_ended - 1] if nr_ended else None
+                        where = f"after {done}" if done else "in the mount"
                     else:
-                        allowed = history.allowed(operation, recording.trees[nr_begun])
+                        allowed = history.allowed(operation, recording.trees[nr_begun], ino)
                         where = f"in {operation}"
                     yield Moment(number, nr_begun, medium, allowed, where)
                 lines = medium.apply(event)

@@ -1,9 +1,9 @@
 """The oracle: which trees a crash may leave, by the promises of docs/CRASH.md.
 
     history = History(tree)                the tree that was mounted
-    history.end(operation, tree)           an operation returned, and this is the tree since
+    history.end(operation, tree, ino)      an operation returned, and this is the tree since
     complaints(found, history.allowed())   after a crash between operations
-    complaints(found, history.allowed(operation, after))       .. inside one
+    complaints(found, history.allowed(operation, after, ino))      .. inside one
 
 An operation on names or attributes is there as a whole or not at all, and for certain once it has
 returned (P1, P2). What was written over bytes that a file had is in flight until fsync: each of
@@ -57,14 +57,13 @@ class History:
         self._tree = tree
         self._versions: Versions = versions or {}
 
-    def end(self, operation: Operation, tree: Tree, *, has_failed: bool = False) -> None:
-        """Note that *operation* has returned, and left *tree*."""
+    def end(self, operation: Operation, tree: Tree, ino: int, *, has_failed: bool = False) -> None:
+        """Note that *operation* on inode *ino* has returned, and left *tree*."""
         if has_failed and operation.name not in _WRITES:
             return  # it has made nothing durable; a write may have got half-way
-        path = _target(operation)
-        old, new = self._tree.get(path), tree.get(path)
+        old, new = _find(self._tree, ino), _find(tree, ino)
         versions = dict(self._versions)
-        if old is not None and new is not None and new.ino == old.ino:
+        if old is not None and new is not None:
             older = versions.get(old.ino, ())
             if operation.name in _WRITES:
                 older = (*older, Version(old.content, old.mtime_ns, old.ctime_ns))
@@ -83,17 +82,20 @@ class History:
         self._tree = tree
 
     def allowed(
-        self, operation: Operation | None = None, after: Tree | None = None
+        self, operation: Operation | None = None, after: Tree | None = None, ino: int = 0
     ) -> list[Expected]:
-        """Return what a crash may leave now, or inside *operation*, which would leave *after*."""
+        """Return what a crash may leave now.
+
+        Or inside *operation* on inode *ino*, which would leave *after*.
+        """
         now = Expected(self._tree, self._versions)
         if operation is None or after is None:
             return [now]
         if operation.name == "fsync":
             return [now]
         done = History(self._tree, self._versions)
-        done.end(operation, after)
-        old, new = self._tree.get(_target(operation)), after.get(_target(operation))
+        done.end(operation, after, ino)
+        old, new = _find(self._tree, ino), _find(after, ino)
         if operation.name in _WRITES and old is not None and new is not None:
             # The bytes may be there before anything else tells of them.
             version = Version(new.content, old.mtime_ns, old.ctime_ns)
@@ -169,8 +171,9 @@ def _words(content: bytes) -> NDArray[np.uint64]:
     return np.frombuffer(content.ljust(nr_words * WORD_SIZE_BYTES, b"\0"), np.uint64)
 
 
-def _target(operation: Operation) -> str:
-    return str(operation.arguments[0])
+def _find(tree: Tree, ino: int) -> Node | None:
+    """Return inode *ino* by any of its names; its path may be that of another by now."""
+    return next((node for node in tree.values() if node.ino == ino), None)
 
 
 def _shown(value: object) -> str:

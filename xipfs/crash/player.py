@@ -106,6 +106,15 @@ class Player:
         else:
             self._change(operation)
 
+    def find_ino(self, operation: Operation) -> int:
+        """Return the inode that an operation on a path would be on; 0 for none."""
+        if operation.name in MOVES:
+            return 0
+        try:
+            return self._find(operation.path()).ino
+        except XipfsError:
+            return 0
+
     def snapshot(self) -> Tree:
         """Return the tree as programs see it now. Raises: XipfsError."""
         return take_snapshot(self.sb, self._read)
@@ -250,6 +259,7 @@ def play(image: bytes, operations: Sequence[Operation]) -> Recording:
     nvram = NvramDevice.scratch(len(image))
     nvram.store_bytes(0, image)
     recorder = Recorder(nvram)
+    inos: list[int] = []
     complaints: list[str] = []
     failed: set[int] = set()
     try:
@@ -257,6 +267,7 @@ def play(image: bytes, operations: Sequence[Operation]) -> Recording:
         player = Player(SuperBlock.mount(nvram, writable=True, clock=clock), clock)
         trees = [player.snapshot()]
         for number, operation in enumerate(operations):
+            inos.append(player.find_ino(operation))
             recorder.mark(MarkKind.BEGIN, number)
             error: Exception | None = None
             try:
@@ -276,5 +287,5 @@ def play(image: bytes, operations: Sequence[Operation]) -> Recording:
         nvram.observer = None
         nvram.close()
     return Recording(
-        tuple(operations), recorder.events, trees, tuple(complaints), frozenset(failed)
+        tuple(operations), recorder.events, trees, inos, tuple(complaints), frozenset(failed)
     )

@@ -105,7 +105,7 @@ ELEMENTS: tuple[tuple[Operation, ...], ...] = tuple(
     parse_operations(line) for line in _ELEMENTS.split("\n") if line
 )
 
-_ROWS_OF_MOVES = ((), ("promote",), ("promote",), ("demote",), ("promote", "demote"))
+_ROWS_OF_MOVES = ((), ("promote",), ("promote",), ("promote",), ("demote",))
 
 _TIME_NS = 1_000_000_000
 

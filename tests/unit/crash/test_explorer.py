@@ -107,7 +107,9 @@ def explored(put, **options):
     nvram.observer = None
     nvram.close()
     operations = parse_operations("; ".join(f"truncate / {value}" for value in values))
-    recording = Recording(operations, recorder.events, [tree(0), *map(tree, values)])
+    recording = Recording(
+        operations, recorder.events, [tree(0), *map(tree, values)], [1] * NR_VALUES
+    )
     explorer = Explorer(NumberJudge(), bytes(image), **options)
     failures = explorer.explore(recording)
     return explorer, recording, failures

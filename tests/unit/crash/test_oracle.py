@@ -5,11 +5,12 @@ from xipfs.crash.oracle import History, complaints
 from xipfs.crash.snapshot import Node
 
 DIRECTORY = Node(1, 0o40755, 2, 0, 0, 4096, 0, 5, 5, (), b"", (b"f",))
+INO = 16
 OLD, NEW, NEWER = b"o" * 40, b"n" * 40, b"e" * 40
 
 
 def file(content, **fields):
-    node = Node(16, 0o100644, 1, 0, 0, len(content), 0, 5, 5, (), content, ())
+    node = Node(INO, 0o100644, 1, 0, 0, len(content), 0, 5, 5, (), content, ())
     return node._replace(**fields)
 
 
@@ -29,7 +30,7 @@ def history(*steps, start=OLD):
     """A file, and after each operation what is in it."""
     found = History(tree(start))
     for operation, content in steps:
-        found.end(operation, tree(content))
+        found.end(operation, tree(content), INO)
     return found
 
 
@@ -51,7 +52,7 @@ def test_the_tree_is_what_it_was():
 
 def test_an_operation_on_attributes_is_there_wholly_or_not_at_all():
     after = {"/": DIRECTORY, "/f": file(OLD, mode=0o100600, ctime_ns=7)}
-    allowed = history().allowed(CHMOD, after)
+    allowed = history().allowed(CHMOD, after, INO)
     assert judged(OLD, allowed) == []
     assert judged(OLD, allowed, mode=0o100600, ctime_ns=7) == []
     assert judged(OLD, allowed, mode=0o100600) == ["/f: mode is 33152, should be 33188"]
@@ -59,7 +60,7 @@ def test_an_operation_on_attributes_is_there_wholly_or_not_at_all():
 
 def test_an_operation_that_returned_is_there():
     found = history()
-    found.end(CHMOD, tree(OLD, mode=0o100600))
+    found.end(CHMOD, tree(OLD, mode=0o100600), INO)
     assert judged(OLD, found.allowed(), mode=0o100600) == []
     assert judged(OLD, found.allowed()) != []
 
@@ -70,7 +71,7 @@ MIXED = NEW[:16] + OLD[16:]
 @pytest.mark.parametrize("content", [OLD, NEW, MIXED, OLD[:8] + NEW[8:]])
 def test_what_was_written_over_bytes_is_any_mix_until_fsync(content):
     assert judged(content, history((WRITE, NEW)).allowed()) == []
-    assert judged(content, history().allowed(WRITE, tree(NEW))) == []
+    assert judged(content, history().allowed(WRITE, tree(NEW), INO)) == []
 
 
 def test_after_fsync_it_is_there():
@@ -80,7 +81,7 @@ def test_after_fsync_it_is_there():
 
 
 def test_fsync_promises_nothing_before_it_returned():
-    assert judged(MIXED, history((WRITE, NEW)).allowed(FSYNC, tree(NEW))) == []
+    assert judged(MIXED, history((WRITE, NEW)).allowed(FSYNC, tree(NEW), INO)) == []
 
 
 def test_of_several_writes_each_word_is_of_any():
@@ -105,7 +106,7 @@ def test_what_was_added_is_there_when_the_write_has_returned():
 
 
 def test_an_append_inside_has_the_old_size_or_the_new_bytes():
-    allowed = history().allowed(one("append /f 40"), tree(OLD + NEW))
+    allowed = history().allowed(one("append /f 40"), tree(OLD + NEW), INO)
     assert judged(OLD, allowed) == []
     assert judged(OLD + NEW, allowed) == []
     assert judged(OLD + bytes(40), allowed) != []
@@ -134,19 +135,29 @@ def test_truncation_cuts_what_is_in_flight_too():
 def test_an_operation_that_failed_makes_nothing_durable():
     """A link that failed was taken for one, which has the file's times in its transaction."""
     found = history()
-    found.end(WRITE, tree(NEW, mtime_ns=9))
-    found.end(one("link /f /gone/f"), tree(NEW, mtime_ns=9), has_failed=True)
+    found.end(WRITE, tree(NEW, mtime_ns=9), INO)
+    found.end(one("link /f /gone/f"), tree(NEW, mtime_ns=9), INO, has_failed=True)
     assert judged(NEW, found.allowed(), mtime_ns=5) == []
-    found.end(one("rename /f /f"), tree(NEW, mtime_ns=9))
+    found.end(one("rename /f /f"), tree(NEW, mtime_ns=9), INO)
     assert judged(NEW, found.allowed(), mtime_ns=5) == []
-    found.end(CHMOD, tree(NEW, mtime_ns=9, mode=0o100600))
+    found.end(CHMOD, tree(NEW, mtime_ns=9, mode=0o100600), INO)
     assert judged(NEW, found.allowed(), mtime_ns=5, mode=0o100600) != []
+
+
+def test_a_file_is_written_to_that_has_lost_the_name_it_was_opened_by():
+    """The write was not noted, as nothing had that name any more, and its times were missed."""
+    found = History({"/": DIRECTORY, "/f": file(OLD), "/g": file(OLD)})
+    left = {"/": DIRECTORY, "/g": file(OLD)}
+    found.end(one("unlink /f"), left, INO)
+    written = {"/": DIRECTORY, "/g": file(NEW, mtime_ns=9)}
+    found.end(WRITE, written, INO)
+    assert complaints(left, found.allowed()) == []
 
 
 def test_a_number_that_is_used_again_has_nothing_of_the_file_before():
     found = history((WRITE, NEW))
-    found.end(one("unlink /f"), tree(None))
-    found.end(one("create /f 644"), tree(b""))
-    found.end(WRITE, tree(NEWER))
+    found.end(one("unlink /f"), tree(None), INO)
+    found.end(one("create /f 644"), tree(b""), INO)
+    found.end(WRITE, tree(NEWER), INO)
     assert judged(NEWER, found.allowed()) == []
     assert judged(OLD, found.allowed()) != []
