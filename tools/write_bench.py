@@ -152,11 +152,10 @@ def _take_or_tell(workload: Workload, nr: int, peer: str, mountpoint: Path) -> f
 
 def _write_large(place: Path, nr: int, *, fsync: bool = False, over: bool = False) -> float:
     """Return MB/s of writing a file by 1 MiB, new or over itself."""
-    buffer = mmap.mmap(-1, _LARGE_BYTES)  # page-aligned: the kernel cuts other requests in two
-    buffer.write(random.Random(SEED).randbytes(_LARGE_BYTES))
+    buffer = _make_buffer()
     path = place / "file"
     if over:
-        path.write_bytes(bytes(nr * _LARGE_BYTES))
+        _fill(path, nr)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     start = time.perf_counter()
     for _ in range(nr):
@@ -174,7 +173,7 @@ def _write_small(place: Path, nr: int, *, fsync: bool = False, append: bool = Fa
     nr_pages = 64 << 20 >> 12
     pages: Iterator[int] = iter(range(nr))
     if not append:
-        path.write_bytes(bytes(nr_pages * PAGE_SIZE))
+        _fill(path, nr_pages * PAGE_SIZE // _LARGE_BYTES)
         pages = iter(random.Random(SEED).sample(range(nr_pages), nr))
     data = random.Random(SEED).randbytes(PAGE_SIZE)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
@@ -186,6 +185,21 @@ def _write_small(place: Path, nr: int, *, fsync: bool = False, append: bool = Fa
     elapsed_s = time.perf_counter() - start
     os.close(fd)
     return nr / elapsed_s
+
+
+def _make_buffer() -> mmap.mmap:
+    """Return 1 MiB, page-aligned: the kernel cuts requests of others in pieces."""
+    buffer = mmap.mmap(-1, _LARGE_BYTES)
+    buffer.write(random.Random(SEED).randbytes(_LARGE_BYTES))
+    return buffer
+
+
+def _fill(path: Path, nr: int) -> None:
+    """Make a file of *nr* MiB."""
+    buffer = _make_buffer()
+    with path.open("xb", buffering=0) as file:
+        for _ in range(nr):
+            file.write(buffer)
 
 
 def _create(place: Path, nr: int) -> float:
