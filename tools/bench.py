@@ -8,6 +8,8 @@
     drift   accesses in RAM under each policy, of a program whose working set moves; no peer
     sampling    what the daemon takes for hot against what a program read, and what that costs it
     tiering     reads while 10,000 pages a second migrate, against none
+    write       writes, names and programs against passthrough filesystems
+    sync        the same with sync=full against the default
     record      reads while `xipfs trace record` records them, against reads nobody records
 
 A ratio above 1 is in favour of xipfs. Medians of the rounds; the machine should be quiet. What
@@ -45,6 +47,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from tiering_bench import record, sampling, tiering
+from write_bench import sync, write
 
 from xipfs.fs.mkfs import mkfs
 from xipfs.fs.source import walk_tree
@@ -67,6 +70,8 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 app.command()(sampling)
 app.command()(tiering)
 app.command()(record)
+app.command()(write)
+app.command()(sync)
 
 _TOOLS = Path(__file__).resolve().parent
 

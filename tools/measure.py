@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ __all__ = [
     "Comparison",
     "bare",
     "compare",
+    "compare_all",
     "random_reads",
     "report",
     "sequential_reads",
@@ -61,20 +62,40 @@ def compare(
     more_is_better: bool = True,
 ) -> Comparison:
     """Measure both in turn, *rounds* times, after one round that does not count."""
-    figures: list[tuple[float, float]] = []
-    for i in range(rounds + 1):
-        pair = (ours(), peer()) if i % 2 else tuple(reversed((peer(), ours())))
-        if i:
-            figures.append((pair[0], pair[1]))
-    ratios = [a / b if more_is_better else b / a for a, b in figures]
-    return Comparison(
-        name,
-        unit,
-        statistics.median(a for a, _ in figures),
-        statistics.median(b for _, b in figures),
-        peer_name,
-        statistics.median(ratios),
+    [result] = compare_all(
+        name, unit, ours, {peer_name: peer}, rounds=rounds, more_is_better=more_is_better
     )
+    return result
+
+
+def compare_all(
+    name: str,
+    unit: str,
+    ours: Callable[[], float],
+    peers: Mapping[str, Callable[[], float]],
+    *,
+    rounds: int,
+    more_is_better: bool = True,
+) -> list[Comparison]:
+    """Measure ours and all *peers* in turn, forth and back, *rounds* times, after one for nothing.
+
+    Returns: one comparison with each peer, of figures from the same rounds.
+    """
+    sides = [ours, *peers.values()]
+    figures: list[list[float]] = [[] for _ in sides]
+    for i in range(rounds + 1):
+        numbers = range(len(sides))
+        for number in numbers if i % 2 else reversed(numbers):
+            figure = sides[number]()
+            if i:
+                figures[number].append(figure)
+    results = []
+    for peer_name, theirs in zip(peers, figures[1:], strict=True):
+        pairs = zip(figures[0], theirs, strict=True)
+        ratios = [a / b if more_is_better else b / a for a, b in pairs]
+        medians = statistics.median(figures[0]), statistics.median(theirs)
+        results.append(Comparison(name, unit, *medians, peer_name, statistics.median(ratios)))
+    return results
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ __all__ = ["sync_all", "sync_file", "truncate_file", "write_file"]
 _NR_WRITE_PAGES_MAX = 256
 """Pages of one transaction: 1 MiB, as much as FUSE sends at a time."""
 
-_FIXED = int(InodeFlags.IMMUTABLE | InodeFlags.APPEND)
+_IMMUTABLE = int(InodeFlags.IMMUTABLE)  # operators of IntFlag are slow
 
 
 def write_file(
@@ -172,7 +172,7 @@ def _write_back(machine: Machine, inode: Inode) -> None:
 def _check_writable(sb: "SuperBlock", inode: Inode) -> None:
     if not sb.writable:
         raise ReadOnlyFsError(f"inode {inode.ino}: mounted read-only")
-    if inode.disk.flags & InodeFlags.IMMUTABLE:
+    if inode.disk.flags & _IMMUTABLE:
         raise NotPermittedError(f"inode {inode.ino}: immutable")
     if inode.inline is not None:
         raise FormatError(f"inode {inode.ino}: a regular file with its bytes in the inode")

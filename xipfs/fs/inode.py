@@ -15,6 +15,8 @@ from xipfs.units import Ino
 
 __all__ = ["Inode"]
 
+_INLINE = int(InodeFlags.INLINE)  # operators of IntFlag are slow
+
 
 class Inode:
     """An inode and what hangs on it. disk: the record as it stands in the image.
@@ -71,6 +73,6 @@ class Inode:
     @property
     def inline(self) -> bytes | None:
         """The file's bytes if they stand in the inode itself."""
-        if self.disk.flags & InodeFlags.INLINE:
+        if self.disk.flags & _INLINE:
             return self.disk.payload[: self.disk.size_bytes]
         return None

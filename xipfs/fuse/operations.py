@@ -52,7 +52,7 @@ from xipfs.mm.truncate import truncate_setsize
 from xipfs.mm.vma import Mm
 from xipfs.ondisk.inode import INO_MAX, INO_ROOT
 from xipfs.phys.physmem import PhysMem, Run
-from xipfs.policy.contract import PGOFF_BITS, AccessKind
+from xipfs.policy.contract import PGOFF_BITS, AccessKind, Tier
 from xipfs.tiering.access_log import AccessLog, access_origin
 from xipfs.units import (
     NVRAM_PFN_START,
@@ -357,8 +357,15 @@ class Operations:
             first = off >> PAGE_SHIFT
             nr_pages = bytes_to_pages(off + written) - first
             mapping = inode.mapping
-            pfns = mapping.a_ops.get_xip_pfns(mapping, Pgoff(first), nr_pages)
-            self._record_by_tier(mapping.id << PGOFF_BITS | first, pfns, handle.write_origin)
+            page, origin = mapping.id << PGOFF_BITS | first, handle.write_origin
+            # What was written to is no hole: most often all is in one tier.
+            if not mapping.i_pages:
+                self._record(page, nr_pages, origin | Tier.NVRAM)
+            elif nr_pages == 1:
+                self._record(page, 1, origin | (first not in mapping.i_pages))
+            else:
+                pfns = mapping.a_ops.get_xip_pfns(mapping, Pgoff(first), nr_pages)
+                self._record_by_tier(page, pfns, origin)
         return written
 
     def fsync(self, fh: Fh, datasync: bool) -> None:

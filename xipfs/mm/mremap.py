@@ -55,8 +55,9 @@ def do_mremap(
 def expand_to_file(vma: Vma) -> Vma:
     """Let an area that ended where its file did do so again, after the file has grown.
 
-    Returns: the area, or the one it was moved to, which then has room for as much again: faults in
-             there, behind the file's end, are SIGBUS. Its ptes are as before.
+    It gets room for as much again, where there is some, so that a file that is appended to needs
+    this rarely; faults in there, behind the file's end, are SIGBUS.
+    Returns: the area, or the one it was moved to. Its ptes are as before.
     Raises: OutOfFramesError (ENOMEM) when no address range is left.
     """
     mapping = vma.vm_file
@@ -65,9 +66,10 @@ def expand_to_file(vma: Vma) -> Vma:
     nr_pages = mapping.nr_pages - vma.vm_pgoff
     if nr_pages <= vma.nr_pages:
         return vma
-    address = do_mremap(mm, vma.vm_start, vma.nr_pages, nr_pages, 0)
-    if address < 0:
-        address = do_mremap(mm, vma.vm_start, vma.nr_pages, 2 * nr_pages, MREMAP_MAYMOVE)
+    address = -errno.ENOMEM
+    for nr_new_pages, flags in ((2 * nr_pages, 0), (nr_pages, 0), (2 * nr_pages, MREMAP_MAYMOVE)):
+        if address < 0:
+            address = do_mremap(mm, vma.vm_start, vma.nr_pages, nr_new_pages, flags)
     expanded = mm.find_vma(Vaddr(address)) if address > 0 else None
     if expanded is None:
         raise OutOfFramesError(f"no address range for {nr_pages} pages of file {mapping.id}")

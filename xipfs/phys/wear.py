@@ -13,6 +13,7 @@ __all__ = ["Wear", "WearFacts"]
 
 _LEAF_SHIFT = 9
 _NR_LEAF_BLOCKS = 1 << _LEAF_SHIFT
+_NR_SINGLE_BLOCKS = 4
 
 
 class WearFacts(NamedTuple):
@@ -43,7 +44,12 @@ class Wear:
                 leaf = self._leaves[number] = np.zeros(_NR_LEAF_BLOCKS, np.uint32)
             stop = min(end, (number + 1) << _LEAF_SHIFT)
             first = block - (number << _LEAF_SHIFT)
-            leaf[first : first + stop - block] += np.uint32(1)
+            if stop - block <= _NR_SINGLE_BLOCKS:
+                words = leaf.data  # one by one this is four times as fast as indexing the array
+                for i in range(first, first + stop - block):
+                    words[i] += 1
+            else:
+                leaf[first : first + stop - block] += np.uint32(1)
             block = stop
 
     def facts(self) -> WearFacts:
