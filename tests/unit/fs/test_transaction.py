@@ -13,6 +13,7 @@ from xipfs.fs.extentwriter import insert_extent
 from xipfs.fs.fsck import fsck
 from xipfs.fs.mkfs import mkfs
 from xipfs.fs.orphans import drop_inode, finish_orphans
+from xipfs.fs.journal import Journal
 from xipfs.fs.superblock import SuperBlock
 from xipfs.fs.transaction import Transaction
 from xipfs.ondisk.inode import INO_ROOT, InodeFlags
@@ -132,14 +133,18 @@ def test_load_sees_what_is_pending_across_pages(sb: SuperBlock):
     assert sb.nvram.load((first + 1 << PAGE_SHIFT) - 8, 16) == expected
 
 
-def test_only_bytes_that_differ_are_logged(sb: SuperBlock):
+def test_only_bytes_that_differ_are_logged(sb: SuperBlock, monkeypatch: pytest.MonkeyPatch):
     with sb.transaction(60) as tx:
         [(block, _)] = tx.allocate(1)
         tx.new_page(block, bytes(PAGE_SIZE))
     logged: list[tuple[int, bytes]] = []
-    commit = sb.journal.commit
-    sb.journal = type("Spy", (), {"size_bytes_max": 1 << 16, "aborted": False})()
-    sb.journal.commit = lambda records: logged.extend(records) or commit(records)
+    commit = Journal.commit
+
+    def spy(journal: Journal, records: list[tuple[int, bytes]]) -> None:
+        logged.extend(records)
+        commit(journal, records)
+
+    monkeypatch.setattr(Journal, "commit", spy)
     page = bytearray(PAGE_SIZE)
     page[700:703] = b"new"
     page[3000] = 1
