@@ -11,9 +11,9 @@ from xipfs.errors import BugError, DeviceError, FormatError, NoSpaceError, ReadO
 from xipfs.fs.dirwriter import insert_entry, remove_entry
 from xipfs.fs.extentwriter import insert_extent
 from xipfs.fs.fsck import fsck
+from xipfs.fs.journal import Journal
 from xipfs.fs.mkfs import mkfs
 from xipfs.fs.orphans import drop_inode, finish_orphans
-from xipfs.fs.journal import Journal
 from xipfs.fs.superblock import SuperBlock
 from xipfs.fs.transaction import Transaction
 from xipfs.ondisk.inode import INO_ROOT, InodeFlags
