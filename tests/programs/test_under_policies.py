@@ -29,7 +29,7 @@ MODES = ["cache=none,epoch=20", "cache=sampled,epoch=100"]
 dropped and faulted in again, for which a program needs time."""
 
 PERCENTS = [5, 10, 30]
-NR_RUNS_MAX = 10
+NR_RUNS_MAX = 100
 
 POLICIES = policy_names()
 WAYS = list(product(PROGRAMS, PERCENTS))
