@@ -108,10 +108,10 @@ def workspace() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def xipfs_mount(image: Path, mountpoint: Path, options: str) -> Iterator[Path]:
-    """Mount *image* for the block."""
+    """Mount *image* for the block: read-only, so that others can too, unless *options* say rw."""
     mountpoint.mkdir(exist_ok=True)
     subprocess.run(
-        [sys.executable, "-m", "xipfs", "mount", image, mountpoint, "-o", options],
+        [sys.executable, "-m", "xipfs", "mount", image, mountpoint, "-o", f"ro,{options}"],
         check=True,
         stderr=subprocess.DEVNULL,
     )
