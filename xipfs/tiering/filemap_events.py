@@ -96,9 +96,14 @@ class FilemapEvents:
 
         Raises: TracingError, which says what is missing.
         """
-        if not (tracefs / "events").exists():
+        try:
+            has_events = bool(os.listdir(tracefs))
+            has_event = (tracefs / "events" / "filemap" / _GET_PAGES).exists()
+        except OSError as exc:  # Path.exists, too, raises what root alone may see
+            raise TracingError(f"{tracefs}: {exc.strerror}") from None
+        if not has_events:
             raise TracingError(f"no tracefs: mount -t tracefs nodev {tracefs}")
-        if not (tracefs / "events" / "filemap" / _GET_PAGES).exists():
+        if not has_event:
             raise TracingError(f"this kernel has no event {_GET_PAGES}: Linux 6.12 has")
         instance = tracefs / "instances" / f"{_INSTANCE_PREFIX}{os.getpid()}"
         major, minor = map(int, device.split(":"))

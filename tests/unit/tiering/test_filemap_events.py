@@ -96,6 +96,12 @@ def test_no_tracefs(tmp_path: Path):
         FilemapEvents.open("0:57", tmp_path)
 
 
+def test_a_tracefs_for_root_alone(tmp_path: Path):
+    """Looking for a file there is an error, not a no. (Another one than root would meet, here.)"""
+    with pytest.raises(TracingError, match=r"x: File name too long$"):
+        FilemapEvents.open("0:57", tmp_path / ("x" * 300))
+
+
 def test_a_kernel_without_the_event(tmp_path: Path):
     (tmp_path / "events" / "filemap").mkdir(parents=True)
     with pytest.raises(TracingError, match="no event mm_filemap_get_pages"):
