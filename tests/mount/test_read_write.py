@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import stat
+import struct
 import subprocess
 from pathlib import Path
 
@@ -392,3 +393,53 @@ def test_a_full_host_disk_is_enospc(tmp_path: Path, mnt: Path):
 def _write_all(fd: int, size_bytes: int) -> None:
     while size_bytes > 0:
         size_bytes -= os.write(fd, b"l" * 65536)
+
+
+NO_ID = 0xFFFFFFFF
+
+ACL_FOR_NOBODY = struct.pack(
+    "<I" + 5 * "HHI", 2, 1, 6, NO_ID, 2, 4, 65534, 4, 0, NO_ID, 16, 4, NO_ID, 32, 0, NO_ID
+)
+"""Version 2, then (tag, permissions, id): user::rw-, user:65534:r--, group::---, mask, other."""
+
+
+@pytest.mark.root
+def test_an_acl_is_obeyed_from_the_moment_it_is_set(image: Path, mnt: Path):
+    with mounted(image, mnt, "acl,allow_other"):
+        (mnt / "file").write_text("secret")
+        os.chmod(mnt / "file", 0o600)
+        assert not may_read(mnt / "file", 65534)
+        os.setxattr(mnt / "file", "system.posix_acl_access", ACL_FOR_NOBODY)
+        assert may_read(mnt / "file", 65534)
+        assert not may_read(mnt / "file", 65533)
+    check(image)
+
+
+@pytest.mark.root
+def test_an_acl_that_nobody_would_obey_is_refused(image: Path, mnt: Path):
+    """It was once taken, and its mask was then what the file's group might do."""
+    with mounted(image, mnt):
+        (mnt / "file").write_text("secret")
+        os.chmod(mnt / "file", 0o600)
+        with pytest.raises(OSError, match="not supported"):
+            os.setxattr(mnt / "file", "system.posix_acl_access", ACL_FOR_NOBODY)
+        assert stat.S_IMODE(os.stat(mnt / "file").st_mode) == 0o600
+    check(image)
+
+
+def may_read(path: Path, uid: int) -> bool:
+    """Ask in a child: who it is, a process changes for good. The folders above let nobody in."""
+    folder = os.open(path.parent, os.O_PATH)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+            os.close(os.open(path.name, os.O_RDONLY, dir_fd=folder))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(folder)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -84,7 +84,8 @@ class Adapter(pyfuse3.Operations):
         mount.operations.direct_io = self._direct_io
         self.hold: Callable[[Ino], bool] = lambda ino: False
         # The kernel asks for ACLs of every inode on the way if this is on.
-        self.enable_acl = bool(mount.sb.disk.compat & Compat.ACL)
+        self.enable_acl = mount.options.acl or bool(mount.sb.disk.compat & Compat.ACL)
+        mount.operations.has_acl = self.enable_acl
 
     @_errors_to_errno
     async def lookup(

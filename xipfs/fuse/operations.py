@@ -42,6 +42,7 @@ from xipfs.fs.inode import Inode
 from xipfs.fs.namei import PATH_MAX
 from xipfs.fs.namespace import Owner
 from xipfs.fs.orphans import release_orphan
+from xipfs.fs.posix_acl import XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT
 from xipfs.fs.superblock import SuperBlock
 from xipfs.fuse.view import extents_json, tiers_json
 from xipfs.mm.access import access_page, access_range
@@ -121,6 +122,7 @@ class Operations:
 
     control_address: what XATTR_CONTROL answers on the root directory; set by the server.
     direct_io: whether the kernel reads and writes past its page cache; set by the front.
+    has_acl: whether it enforces ACLs; set by the front.
     pages_gone: told of a file that was cut, and where: nothing is left in RAM from there on.
     """
 
@@ -134,6 +136,7 @@ class Operations:
         self._next_fh = 1
         self.control_address = b""
         self.direct_io = False
+        self.has_acl = True
         self.pages_gone: Callable[[Ino, int], object] = lambda ino, first: None
 
     # Names
@@ -401,6 +404,9 @@ class Operations:
     def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
         """Set an extended attribute. flags: of setxattr(2). Raises: see `attributes`."""
         _check_namespace(name)
+        if name in (XATTR_ACL_ACCESS, XATTR_ACL_DEFAULT) and not self.has_acl:
+            # It would be stored, and obeyed by nobody until the next mount.
+            raise NotSupportedError(f"inode {ino}: ACLs need a mount with -o acl")
         inode = self._get_inode(ino)
         attributes.setxattr(self._sb, inode, name, value, flags, self._now_ns())
 

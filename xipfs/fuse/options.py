@@ -44,6 +44,7 @@ class MountOptions:
     events: under `sampled`, have the kernel tell of cached reads, where it can.
     ro: read-only. rw: read-write, or not at all; with neither, read-only where the image cannot be
         written. sync: what a fence waits for.
+    acl: have the kernel ask for ACLs, also of an image that has none yet.
     ram_bytes: size of the RAM tier. prefetch: a profile whose pages come to RAM at mount.
     epoch_ms: time between two decisions of the policy.
     budget_pages: most pages moved in one epoch; rate_bytes_per_s: in one second.
@@ -58,6 +59,7 @@ class MountOptions:
     suid: bool = False
     dev: bool = False
     noexec: bool = False
+    acl: bool = False
     cache: CacheMode = CacheMode.SAMPLED
     events: bool = True
     ram_bytes: int = 64 << 20
@@ -81,6 +83,7 @@ OPTION_HELP = {
     "suid": "honour setuid bits (root only; nosuid by default)",
     "dev": "honour device nodes (root only; nodev by default)",
     "noexec": "run no programs from the mount",
+    "acl": "let programs set POSIX ACLs; by itself where the image has some",
     "cache": "none, sampled (default) or full: what is done about the kernel's page cache",
     "noevents": "under cache=sampled, do not use the kernel's tracepoints",
     "ram": "size of the RAM tier, default 64M",
@@ -112,6 +115,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "inject": {"inject": True},
     "events": {"events": True},
     "noevents": {"events": False},
+    "acl": {"acl": True},
     # What a mount without access times, whose changes are never late, does anyway.
     "noatime": {},
     "relatime": {},

@@ -72,6 +72,7 @@ GOOD = {
     "cost=dcss:clients=100": {"cost": parse_cost("dcss:clients=100")},
     "inject": {"inject": True},
     "noevents": {"events": False},
+    "acl": {"acl": True},
     "fsname=a thing": {"fsname": "a thing"},
     # From fstab and mount(8), without meaning here.
     "defaults,auto,noauto,user,nouser,users,nofail,_netdev,exec,noatime,relatime,dirsync": {},
