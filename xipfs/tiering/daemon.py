@@ -35,7 +35,7 @@ from xipfs.policy.contract import (
     no_pages,
 )
 from xipfs.policy.pageset import is_in, page_set
-from xipfs.tiering.access_log import Accesses, AccessLog
+from xipfs.tiering.access_log import AccessLog
 from xipfs.tiering.budget import Budget
 from xipfs.tiering.filemap_events import NOTHING_TOLD, Told
 from xipfs.tiering.mover import Mover, dirty_pages, resident_pages
@@ -191,8 +191,9 @@ class TieringDaemon:
             blind = self._sampler.blind(resident)
             blind = blind[~is_in(blind, page_set(accesses.page))]
             blind_chunks = self._sampler.blind_chunks(accesses.page)
-        batch = _append_reads(accesses, latency_ns, reads, resident)
-        if self._sampler is not None:
+        batch = Batch(accesses.page, accesses.kind, accesses.tier, latency_ns)
+        if self._sampler is not None and self._sampler.sees_reads:
+            batch = _with_reads(batch, reads, resident)
             batch = _only(self._sampler.wanted(batch.page, told), batch)
         batch = _only(~is_in(batch.page, pinned), batch)
         nr_in_ram = int(np.count_nonzero(accesses.tier == Tier.RAM))
@@ -352,15 +353,14 @@ class TieringDaemon:
             leaf.heat >>= 1
 
 
-def _append_reads(
-    accesses: Accesses, latency_ns: NDArray[np.int64], reads: PageIds, resident: PageIds
-) -> Batch:
+def _with_reads(batch: Batch, reads: PageIds, resident: PageIds) -> Batch:
     """Return what came to us, and then the reads that the kernel told of."""
+    tier = np.where(is_in(reads, resident), Tier.RAM, Tier.NVRAM).astype(np.uint8)
     return Batch(
-        np.concatenate([accesses.page, reads]),
-        np.concatenate([accesses.kind, np.full(len(reads), AccessKind.READ, np.uint8)]),
-        np.concatenate([accesses.tier, np.where(is_in(reads, resident), Tier.RAM, Tier.NVRAM)]),
-        np.concatenate([latency_ns, np.full(len(reads), -1, np.int64)]),
+        np.concatenate([batch.page, reads]),
+        np.concatenate([batch.kind, np.full(len(reads), AccessKind.READ, np.uint8)]),
+        np.concatenate([batch.tier, tier]),
+        np.concatenate([batch.latency_ns, np.full(len(reads), -1, np.int64)]),
     )
 
 

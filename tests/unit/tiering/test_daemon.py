@@ -14,6 +14,7 @@ from xipfs.policy.contract import AccessKind, Plan, Tier, no_pages, page_id
 from xipfs.tiering.access_log import AccessLog
 from xipfs.tiering.budget import Budget
 from xipfs.tiering.daemon import TieringDaemon, decide
+from xipfs.tiering.filemap_events import Told
 from xipfs.tiering.mover import Mover, resident_pages
 from xipfs.tiering.sampler import CacheSampler, DropRange
 from xipfs.units import NVRAM_PFN_START, Pgoff
@@ -107,6 +108,27 @@ def test_the_policy_is_told_every_access_in_order(world):
     assert batch.latency_ns.tolist() == [-1] * 4
     world.run()
     assert len(world.policy.asked[1][0].page) == 0
+
+
+def test_the_policy_is_told_what_the_kernel_tells(tmp_path):
+    """Behind what came by requests; no holes, and nothing of files that are not in memory."""
+    sampler = CacheSampler()
+    world = TieredWorld(tmp_path / "region", sampler=sampler)
+    world.daemon.see_reads()
+    world.run(promote=[(world.a, 1)])
+    world.read(world.b, 0)
+    reads = as_ids([(world.a, 2), (world.c, 1), (world.a, 1), (world.a, 2), (world.a, 20)])
+    gone = np.array([page_id(99, 0)])
+    batch, tiers = world.daemon.sample(Told(np.concatenate([reads, gone]), *2 * [no_pages()]))[1:]
+    expected = as_ids([(world.b, 0), (world.a, 2), (world.a, 1), (world.a, 2)])
+    assert batch.page.tolist() == expected.tolist()
+    assert batch.tier.tolist() == [Tier.NVRAM, Tier.NVRAM, Tier.RAM, Tier.NVRAM]
+    assert batch.latency_ns.tolist() == [-1] * 4
+    assert (batch.page.dtype, batch.kind.dtype) == (np.int64, np.uint8)
+    assert (batch.tier.dtype, batch.latency_ns.dtype) == (np.uint8, np.int64)
+    assert not tiers.is_sampled
+    assert world.daemon.nr_reads_told == 3
+    world.close()
 
 
 def test_the_policy_is_told_the_tiers(world):
