@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
+from xipfs.cli.progress import task_bar
 from xipfs.crash.campaign import (
     CampaignProgress,
     Plan,
@@ -136,16 +136,12 @@ def _lines(facts: dict[str, Any]) -> list[str]:
 @contextmanager
 def _progress() -> Iterator[Callable[[CampaignProgress], None] | None]:
     """Show on a terminal how far it is."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda now: bar.update(
-            task,
-            description=f"{now.nr_states:,} states, {now.nr_failures} failures",
-            completed=now.done,
-            total=now.total,
+    with task_bar(*columns) as update:
+        yield update and (
+            lambda now: update(
+                description=f"{now.nr_states:,} states, {now.nr_failures} failures",
+                completed=now.done,
+                total=now.total,
+            )
         )

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
+from xipfs.cli.progress import task_bar
 from xipfs.fs.fsck import Finding, FsckProgress, FsckReport, Repair, repair
 from xipfs.fs.fsck import fsck as check_image
 
@@ -78,13 +78,8 @@ def _number(number: int, what: str) -> str:
 @contextmanager
 def _progress() -> Iterator[Callable[[FsckProgress], None] | None]:
     """Show on a terminal how far it is."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda now: bar.update(
-            task, description=now.what, completed=now.done, total=now.total
+    with task_bar(*columns) as update:
+        yield update and (
+            lambda now: update(description=now.what, completed=now.done, total=now.total)
         )

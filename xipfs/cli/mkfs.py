@@ -15,9 +15,9 @@ from typing import Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
+from xipfs.cli.progress import task_bar
 from xipfs.errors import InvalidArgumentError, SourceError
 from xipfs.fs.mkfs import MkfsProgress, MkfsStatistics
 from xipfs.fs.mkfs import mkfs as make_image
@@ -119,19 +119,14 @@ def _open_source(
 @contextmanager
 def _progress() -> Iterator[Callable[[MkfsProgress], None] | None]:
     """Show on a terminal how far it is; how much there will be nobody knows."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
     columns = (
         BarColumn(bar_width=20),
         TextColumn("{task.fields[nr_inodes]:,} files, {task.fields[data]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, nr_inodes=0, data="")
-        yield lambda done: bar.update(
-            task, nr_inodes=done.nr_inodes, data=format_size(done.data_bytes)
+    with task_bar(*columns, nr_inodes=0, data="") as update:
+        yield update and (
+            lambda done: update(nr_inodes=done.nr_inodes, data=format_size(done.data_bytes))
         )
 
 
