@@ -30,7 +30,7 @@ from xipfs.errors import (
     NotPermittedError,
     TooManyLinksError,
 )
-from xipfs.fs.attributes import store_xattrs
+from xipfs.fs.attributes import check_changeable, store_xattrs
 from xipfs.fs.dentry import name_legal
 from xipfs.fs.dirwriter import insert_entry, make_directory, remove_entry, replace_entry
 from xipfs.fs.extentwriter import insert_extent
@@ -66,7 +66,6 @@ RENAME_EXCHANGE = 2
 
 NLINK_MAX = (1 << 32) - 1
 
-_FIXED = int(InodeFlags.IMMUTABLE | InodeFlags.APPEND)
 _FILE_TYPES = (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 
 
@@ -136,8 +135,9 @@ def link(sb: SuperBlock, inode: Inode, directory: Inode, name: bytes, now_ns: in
     """
     _check_may_create(directory, name)
     disk = inode.disk
-    if inode.is_dir or disk.flags & _FIXED:
-        raise NotPermittedError(f"inode {inode.ino}: a directory, or immutable, or can only grow")
+    if inode.is_dir:
+        raise NotPermittedError(f"inode {inode.ino}: a directory has one name")
+    check_changeable(disk)
     if not disk.nlink:
         raise NoEntryError(f"inode {inode.ino}: its last name was removed")
     with sb.transaction(now_ns) as tx:
@@ -418,9 +418,8 @@ def _check_may_create(directory: Inode, name: bytes) -> None:
 
 
 def _check_may_delete(directory: Inode, child: DiskInode) -> None:
-    for inode in (directory.disk, child):
-        if inode.flags & _FIXED:
-            raise NotPermittedError(f"inode {inode.ino}: immutable, or can only grow")
+    check_changeable(directory.disk)
+    check_changeable(child)
 
 
 def _check_empty(inode: DiskInode) -> None:
