@@ -26,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kit.image import HandmadeImage
+from tests.kit.recipe import Record, records_of
 from tests.kit.sample import Sample, make_sample
 from xipfs.cli.main import main
 from xipfs.errors import XipfsError
@@ -34,16 +35,10 @@ from xipfs.fs.copyout import copy_out
 from xipfs.fs.fsck import NR_FINDINGS_MAX, fsck
 from xipfs.fs.namei import path_lookup
 from xipfs.fs.superblock import SuperBlock
-from xipfs.ondisk.dentry import DIR_INDEX_DTYPE, DIR_PAGE, DIR_SLOT_DTYPE
-from xipfs.ondisk.extent import EXTENT_DTYPE, EXTENT_NODE
-from xipfs.ondisk.group import GROUP_DESC
-from xipfs.ondisk.inode import INO_ROOT, INODE
-from xipfs.ondisk.journal import JOURNAL_HEADER
-from xipfs.ondisk.record import RecordFormat
-from xipfs.ondisk.superblock import STATE, STATE_INODE_OFFSET, SUPERBLOCK
-from xipfs.ondisk.xattr import XATTR_ENTRY_DTYPE, XATTR_RUN
+from xipfs.ondisk.inode import INO_ROOT
+from xipfs.ondisk.superblock import SUPERBLOCK
 from xipfs.phys.nvram import NvramDevice
-from xipfs.units import PAGE_SHIFT, PAGE_SIZE, Ino, Pgoff
+from xipfs.units import PAGE_SIZE, Ino, Pgoff
 
 FEWER = settings(max_examples=settings.default.max_examples // 4)
 NR_LOADS_MAX = 20_000
@@ -53,60 +48,10 @@ NR_PARTS_MAX = 50
 PEAK_BYTES_MAX = 64 << 20
 
 
-class Record(NamedTuple):
-    """One sealed record of the sample. kind: None for the bitmap, whose seal stands elsewhere.
-
-    entries: (dtype, offset, number) of what follows a head in the same record.
-    """
-
-    name: str
-    kind: RecordFormat | None
-    offset: int
-    size_bytes: int
-    entries: tuple[tuple[np.dtype, int, int], ...] = ()
-
-
 @functools.cache
 def records() -> list[Record]:
     """Return every record of the sample that has a checksum, but for the replica."""
-    sample = make_sample()
-    image = sample.image
-    found = [
-        Record("superblock", SUPERBLOCK, 0, PAGE_SIZE),
-        Record("state", STATE, PAGE_SIZE, STATE.size_bytes),
-        Record("inode file", INODE, PAGE_SIZE + STATE_INODE_OFFSET, INODE.size_bytes),
-        Record("journal header", JOURNAL_HEADER, image.disk.journal_block << PAGE_SHIFT, 64),
-        Record("group", GROUP_DESC, image.disk.gdt_block << PAGE_SHIFT, GROUP_DESC.size_bytes),
-        Record("bitmap", None, image.disk.bitmap_block << PAGE_SHIFT, PAGE_SIZE),
-    ]
-    for ino in (INO_ROOT, *range(16, image.state.ino_end)):
-        inode = image.inode(ino)
-        payload = ((EXTENT_DTYPE, 136, inode.nr_extents),)
-        found.append(
-            Record(f"inode {ino}", INODE, image.inode_offset(ino), INODE.size_bytes, payload)
-        )
-        if inode.nr_xattr_pages:
-            entries = ((XATTR_ENTRY_DTYPE, XATTR_RUN.size_bytes, 1),)
-            start = inode.xattr_block << PAGE_SHIFT
-            found.append(Record(f"attributes {ino}", XATTR_RUN, start, PAGE_SIZE, entries))
-        if stat.S_ISDIR(inode.mode):
-            for pgoff in range(inode.size_bytes >> PAGE_SHIFT):
-                page = image.dir_page(ino, pgoff)
-                dtype = DIR_INDEX_DTYPE if page.level else DIR_SLOT_DTYPE
-                entries = ((dtype, DIR_PAGE.size_bytes, len(page.entries)),)
-                start = image.dir_block(ino, pgoff) << PAGE_SHIFT
-                found.append(Record(f"page {pgoff} of {ino}", DIR_PAGE, start, PAGE_SIZE, entries))
-    waiting = [image.node_block(sample.tree, i) for i in range(2)]
-    while waiting:
-        block = waiting.pop()
-        page = image.page(block)
-        depth, nr_entries = np.frombuffer(page, EXTENT_NODE.dtype, 1)[0][["depth", "nr_entries"]]
-        entries = ((EXTENT_DTYPE, EXTENT_NODE.size_bytes, int(nr_entries)),)
-        found.append(Record(f"node {block}", EXTENT_NODE, block << PAGE_SHIFT, PAGE_SIZE, entries))
-        if depth:
-            below = np.frombuffer(page, EXTENT_DTYPE, nr_entries, EXTENT_NODE.size_bytes)
-            waiting += below["block"].tolist()
-    return found
+    return records_of(make_sample().image)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ run in between, so that pages of damaged files migrate too.
 """
 
 import errno
-import logging
 import os
 import stat
 from collections.abc import Coroutine
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.test_image import apply, overwrites, resealed
 from tests.kit.image import HandmadeImage
+from tests.kit.readers import Bugs
 from tests.kit.sample import make_sample
 from xipfs.errors import DeviceError, FormatError
 from xipfs.fuse.mount import Mount
@@ -53,25 +53,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def log_watch() -> None:
     """In place of the watch of all other tests: here errors in the log are what is expected."""
-
-
-class Bugs(logging.Handler):
-    """Collects what is logged with a traceback while the block runs: bugs, not damage."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.found: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info is not None:
-            self.found.append(self.format(record))
-
-    def __enter__(self) -> "Bugs":
-        logging.getLogger("xipfs").addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("xipfs").removeHandler(self)
 
 
 class Kernel:

@@ -36,7 +36,7 @@ from xipfs.ondisk.inode import INO_ROOT
 from xipfs.phys.nvram import NvramDevice
 from xipfs.units import PAGE_SIZE, Fh, Ino
 
-__all__ = ["READERS", "bounded", "read"]
+__all__ = ["READERS", "Bugs", "bounded", "read"]
 
 NR_LOADS_MAX = 20_000
 """Far more than any reader needs for an image of some 60 pages."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 __all__ = [
+    "ACL_FOR_NOBODY",
     "RENAME_EXCHANGE",
     "RENAME_NOREPLACE",
     "RENAME_WHITEOUT",
@@ -34,6 +35,13 @@ __all__ = [
     "renameat2",
     "wait_until",
 ]
+
+ACL_FOR_NOBODY = struct.pack(
+    "<I" + "HHI" * 5,
+    *(2, 0x01, 6, 0xFFFFFFFF, 0x02, 4, 65534, 0x04, 0, 0xFFFFFFFF),
+    *(0x10, 4, 0xFFFFFFFF, 0x20, 0, 0xFFFFFFFF),
+)
+"""As system.posix_acl_access has it: version 2, then (tag, permissions, id)."""
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2

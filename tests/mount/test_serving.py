@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import stat
-import struct
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.mount import TIMEOUT_S, LiveMount, mounted, python, xipfs
+from tests.kit.syscalls import ACL_FOR_NOBODY
 from tests.kit.tree import NR_MANY
 from xipfs.fs.mkfs import mkfs
 from xipfs.fs.source import Entry, walk_tree
@@ -318,14 +318,6 @@ for path in sys.argv[1:]:
     except OSError as exc:
         print(exc.strerror)
 """
-
-
-ACL_FOR_NOBODY = struct.pack(
-    "<I" + "HHI" * 5,
-    *(2, 0x01, 6, 0xFFFFFFFF, 0x02, 4, 65534, 0x04, 0, 0xFFFFFFFF),
-    *(0x10, 4, 0xFFFFFFFF, 0x20, 0, 0xFFFFFFFF),
-)
-"""As system.posix_acl_access has it: version 2, then (tag, permissions, id)."""
 
 
 @pytest.fixture
